@@ -1,0 +1,76 @@
+"""Which backend runs a call, or why none can.
+
+A kernel module gives ``supports(call) -> list[str]``, its reasons against the call, and one function per
+member of the op's family that it implements. The first backend without a reason runs the call; one that
+was named never falls back.
+"""
+
+import importlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .errors import Unsupported
+
+OVERRIDE = os.environ.get("XFN_BACKEND")
+"""The one environment variable: a backend's name, for every call that names none. Read here, once, at import."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a kernel may look at before it says whether it can."""
+
+    op: str
+    member: str
+    operands: Mapping[str, Tensor | None]
+    options: Mapping[str, float]
+
+    @property
+    def first(self) -> Tensor:
+        return next(t for t in self.operands.values() if t is not None)
+
+    @property
+    def device(self) -> torch.device:
+        return self.first.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.first.dtype
+
+    def __str__(self) -> str:
+        shapes = ", ".join(f"{name}{list(t.shape)}" for name, t in self.operands.items() if t is not None)
+        return f"{self.op}({shapes}, {str(self.dtype).removeprefix('torch.')}) on {self.device}"
+
+
+@cache
+def module(backend: str, op: str) -> ModuleType:
+    """The kernels of ``op`` in one language, imported when first asked for."""
+    return importlib.import_module(f"xfn.kernels.{backend}.{op}")
+
+
+def reasons(backend: str, call: Call) -> list[str]:
+    """Why ``backend`` cannot run ``call``; empty when it can."""
+    try:
+        kernels = module(backend, call.op)
+    except ImportError as error:
+        return [f"it cannot be imported: {error}"]
+    if not hasattr(kernels, call.member):
+        return [f"it has no {call.member}"]
+    return list(kernels.supports(call))
+
+
+def choose(backends: Sequence[str], call: Call, backend: str | None) -> Any:
+    """The function that runs ``call``."""
+    against: dict[str, list[str]] = {}
+    for name in (backend,) if backend else backends:
+        against[name] = reasons(name, call)
+        if not against[name]:
+            return getattr(module(name, call.op), call.member)
+    lines = [f"    {name}: {'; '.join(why)}" for name, why in against.items()]
+    raise Unsupported("\n".join((f"no backend can run {call}", *lines, '    backend="reference" always can, slowly')))

@@ -1,0 +1,136 @@
+"""Raw ops: tensors in, tensors out, and right under every dispatch key that a transform may bring.
+
+A raw op is opaque to Dynamo, AOTAutograd, Inductor and export: it is captured, never looked into. Four
+kernels make it whole:
+
+* one that computes, below autograd, on plain tensors;
+* a fake one, which knows the shapes;
+* one for vmap, which makes of a mapped dim one more batch dim;
+* one for autograd, which takes reverse mode through a single-level Function whose forward redispatches
+  below autograd, and forward mode by unpacking and making duals. Both ask the same rule.
+
+So nobody who calls the op, by whatever road, gets a silent zero for a gradient.
+
+This file alone leans on torch's private names: ``_SingleLevelFunction`` with its switch,
+``_unpack_dual``/``_make_dual``, ``_set_fwd_grad_enabled`` and the autograd keysets. Should a release take
+one away, an ``autograd.Function`` with ``setup_context``, ``vmap`` and ``jvp`` is the second road: the same
+rules fit, but nested forward mode must be sent to the reference by hand, and it cannot be compiled inside a
+transform.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, _C
+from torch.autograd import forward_ad
+from torch.autograd.function import _SingleLevelFunction
+
+LIBRARY = torch.library.Library("xfn", "FRAGMENT")
+
+Args = Sequence[Any]
+Outs = tuple[Tensor, ...]
+Grads = Sequence[Tensor | None]
+
+
+class Definition(Protocol):
+    """What an op is made of. In the rules ``None`` is an absent argument, or a derivative that is zero."""
+
+    name: str
+    schema: str
+
+    def compute(self, *args: Any) -> Outs: ...
+
+    def fake(self, *args: Any) -> Outs: ...
+
+    def vmap(self, info: Any, in_dims: Sequence[int | None], *args: Any) -> tuple[Outs, tuple[int | None, ...]]: ...
+
+    def vjp(self, args: Args, outs: Outs, cotangents: Grads, needs: Sequence[bool]) -> Grads: ...
+
+    def jvp(self, args: Args, outs: Outs, tangents: Grads) -> Grads: ...
+
+    def composite(self, *args: Any) -> Outs | None:
+        """The op in plain torch, to be differentiated instead of it in forward mode; None: there is a rule."""
+
+
+class _Reverse(_SingleLevelFunction):
+    """Reverse mode of one autograd level; the levels below see the redispatched call."""
+
+    @staticmethod
+    def forward(ctx: Any, op: "RawOp", keys: Any, duals: Args, *args: Any) -> Any:
+        # Function switches both modes off for its forward, but the levels below this one want them as they were.
+        with torch.enable_grad(), forward_ad._set_fwd_grad_enabled(True), _C._AutoDispatchBelowAutograd():
+            outs = op.overload.redispatch(keys & _C._after_autograd_keyset, *args)
+        ctx.op, ctx.count = op, len(args)
+        ctx.rest = [None if isinstance(a, Tensor) else a for a in args]
+        ctx.save_for_backward(*(a if isinstance(a, Tensor) else None for a in duals), *outs)
+        ctx.set_materialize_grads(False)
+        return outs
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor | None) -> Any:
+        if all(c is None for c in cotangents):
+            return (None,) * (3 + ctx.count)
+        saved = ctx.saved_tensors
+        args = [rest if tensor is None else tensor for tensor, rest in zip(saved, ctx.rest, strict=False)]
+        needs = ctx.needs_input_grad[3:]
+        return None, None, None, *ctx.op.definition.vjp(args, saved[ctx.count :], cotangents, needs)
+
+
+class RawOp:
+    """An op of the ``xfn`` namespace, registered with the dispatcher when made."""
+
+    def __init__(self, definition: Definition) -> None:
+        name = definition.name
+        self.definition = definition
+        LIBRARY.define(f"{name}{definition.schema}", tags=(torch.Tag.pt2_compliant_tag,))
+        LIBRARY.impl(name, definition.compute, "CompositeExplicitAutograd")
+        LIBRARY.impl(name, self._autograd, "Autograd", with_keyset=True)
+        torch.library.register_fake(f"xfn::{name}", definition.fake, lib=LIBRARY)
+        torch.library.register_vmap(f"xfn::{name}", definition.vmap, lib=LIBRARY)
+        self.overload: Any = getattr(torch.ops.xfn, name).default
+
+    def _autograd(self, keys: Any, *args: Any) -> Outs:
+        pairs = [_unpack(a) for a in args]
+        tangents = [tangent for _, tangent in pairs]
+        if all(t is None for t in tangents):
+            return self._reverse(keys, args, args)
+        plain = self.definition.composite(*args)
+        if plain is not None:
+            return plain
+        primals = [primal for primal, _ in pairs]
+        outs = self._reverse(keys, primals, args)
+        dots = self.definition.jvp(primals, outs, tangents)
+        return tuple(
+            out if dot is None else torch._VF._make_dual(out, dot, level=0)  # type: ignore[attr-defined]
+            for out, dot in zip(outs, dots, strict=True)
+        )
+
+    def _reverse(self, keys: Any, args: Args, duals: Args) -> Outs:
+        if torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in args):
+            allowed = _C._functorch.get_single_level_autograd_function_allowed()
+            _C._functorch.set_single_level_autograd_function_allowed(True)
+            try:
+                return _Reverse.apply(self, keys, duals, *args)  # type: ignore[no-any-return, no-untyped-call]
+            finally:
+                _C._functorch.set_single_level_autograd_function_allowed(allowed)
+        with _C._AutoDispatchBelowAutograd():
+            return self.overload.redispatch(keys & _C._after_autograd_keyset, *args)  # type: ignore[no-any-return]
+
+
+def _unpack(value: Any) -> tuple[Any, Tensor | None]:
+    """A value and its tangent; torch's symbolic zero has no storage and counts as no tangent."""
+    if not (isinstance(value, Tensor) and value.is_floating_point()):
+        return value, None
+    primal, tangent = torch._VF._unpack_dual(value, level=0)  # type: ignore[attr-defined]
+    return primal, None if tangent is None or tangent._is_zerotensor() else tangent
+
+
+def variable(t: Tensor) -> Tensor:
+    """``t``, made to require grad at the level of autograd where it lives; functorch forbids that by default."""
+    allowed = _C._functorch.get_inplace_requires_grad_allowed()
+    _C._functorch.set_inplace_requires_grad_allowed(True)
+    try:
+        return t.requires_grad_()
+    finally:
+        _C._functorch.set_inplace_requires_grad_allowed(allowed)

@@ -1,0 +1,179 @@
+"""One op of a primitive's family: its schema, and what follows from how its arguments group.
+
+A member's flat arguments are groups of tensors (the operands x, the constants c, outputs y, and tangents or
+cotangents of x and y), then the primitive's options, the backend, and, when it returns gradients, a bit for
+each one that is needed. From the letters of the operands come the fake kernel and the vmap rule; from the
+groups, the readable form of the rules and of the kernels.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, _C
+
+from .composite import pull
+from .dispatch import Call, choose
+from .kernel import Args, Grads, Outs, RawOp
+from .shapes import Operand, Signature, batch_of, wide
+
+Groups = Sequence[Sequence[Any]]
+Options = tuple[Any, ...]
+Vjp = Callable[[Groups, Outs, Grads, Sequence[Sequence[bool]], Options], Sequence[Grads]]
+Jvp = Callable[[Groups, Outs, Groups, Sequence[bool], Options], Grads]
+
+# group: which operands it stands for, the prefix of its arguments' names, whether each may be absent
+GROUPS = {
+    "x": ("x", "", False), "c": ("c", "", False), "y": ("y", "", False),
+    "tx": ("x", "t_", True), "ux": ("x", "u_", True), "wx": ("x", "w_", True),
+    "ty": ("y", "t_", False), "uy": ("y", "u_", False), "wy": ("y", "w_", False),
+    "dy": ("y", "d_", True), "tdy": ("y", "td_", True),
+}  # fmt: skip
+
+
+class Member:
+    """A raw op ``<primitive>_<member>``; call it with groups, options and, for gradients, which are needed.
+
+    It is differentiated by its rules, ``vjp`` and ``jvp``, or else through its ``composite`` in plain torch.
+    """
+
+    def __init__(
+        self,
+        primitive: str,
+        member: str,
+        signature: Signature,
+        options: Sequence[str],
+        backends: Sequence[str],
+        groups: str,
+        *,
+        inward: bool = False,
+        rules: tuple[Vjp, Jvp] | None = None,
+        composite: Callable[..., Any] | None = None,
+    ) -> None:
+        self.primitive, self.member, self.name = primitive, member, f"{primitive}_{member}"
+        self.signature, self.options, self.backends, self.inward = signature, tuple(options), backends, inward
+        self._rules, self._composite = rules, composite
+        rows = {"x": signature.operands, "c": signature.constants, "y": signature.outputs}
+        chosen = [(rows[of], prefix, absent) for of, prefix, absent in (GROUPS[g] for g in groups.split())]
+        self.lengths = [len(row) for row, _, _ in chosen]
+        self.operands: list[Operand] = [o for row, _, _ in chosen for o in row]
+        tensors = [f"Tensor{'?' * (a or o.optional)} {p}{o.name}" for row, p, a in chosen for o in row]
+        numbers = [*(f"float {o}" for o in self.options), "str? backend", *["int need"] * inward]
+        returns = ["Tensor"] * len(rows["x" if inward else "y"])
+        self.schema = f"({', '.join(tensors + numbers)}) -> ({', '.join(returns)})"
+        self.op = RawOp(self).overload
+
+    def __call__(self, *groups: Sequence[Any], options: Options, needs: Sequence[bool] = ()) -> Grads:
+        flat = [t for group in groups for t in group]
+        if not self.inward:
+            return self.op(*flat, *options)  # type: ignore[no-any-return]
+        if not any(needs):
+            return [None] * len(needs)
+        grads = self.op(*flat, *options, sum(1 << i for i, need in enumerate(needs) if need))
+        return [g if need else None for g, need in zip(grads, needs, strict=True)]
+
+    def split(self, flat: Args) -> tuple[list[list[Any]], Options]:
+        """Flat arguments as groups, then the options and the backend."""
+        groups, rest = [], list(flat)
+        for length in self.lengths:
+            groups.append(rest[:length])
+            rest = rest[length:]
+        return groups, tuple(rest[: len(self.options) + 1])
+
+    def needed(self, flat: Args) -> list[bool]:
+        """Which gradients are wanted; empty for an op that returns none."""
+        return [bool(flat[-1] >> i & 1) for i in range(self.lengths[0])] if self.inward else []
+
+    def run(self, function: Callable[..., Any], flat: Args) -> Outs:
+        """A kernel, or the composite, on flat arguments; a gradient that is not needed is an empty tensor."""
+        groups, (*numbers, _) = self.split(flat)
+        options = dict(zip(self.options, numbers, strict=True))
+        if not self.inward:
+            return tuple(function(*groups, **options))
+        grads = function(*groups, self.needed(flat), **options)
+        return tuple(flat[0].new_empty(0) if g is None else g for g in grads)
+
+    # What the dispatcher asks for: `kernel.Definition`.
+
+    def compute(self, *flat: Any) -> Outs:
+        _, (*numbers, backend) = self.split(flat)
+        operands = dict(zip((o.name for o in self.signature.inputs), flat, strict=False))
+        call = Call(self.primitive, self.member, operands, dict(zip(self.options, numbers, strict=True)))
+        with _C._DisableAutocast():
+            return self.run(choose(self.backends, call, backend), flat)
+
+    def fake(self, *flat: Any) -> Outs:
+        first: Tensor = flat[0]
+        if self.inward:
+            pairs = zip(flat, self.needed(flat), strict=False)
+            return tuple(x.new_empty(x.shape) if need else first.new_empty(0) for x, need in pairs)
+        tensors = flat[: len(self.operands)]
+        sizes, batch = self.signature.sizes(tensors), batch_of(self.operands, tensors)
+        return tuple(
+            first.new_empty((*batch, *(sizes[d] for d in o.dims)), dtype=wide(first.dtype) if o.wide else first.dtype)
+            for o in self.signature.outputs
+        )
+
+    def vmap(self, info: Any, in_dims: Sequence[int | None], *flat: Any) -> tuple[Outs, tuple[int | None, ...]]:
+        """The mapped dim becomes the first batch dim; every mapped operand gets ones behind it up to the common
+        batch rank. Gradients have their operands' shapes, so an operand that is not mapped but wants a gradient
+        per example is expanded, with stride 0."""
+        needs = self.needed(flat)
+        lifted, depth = list(flat), 0
+        for i, (tensor, dim) in enumerate(zip(flat, in_dims, strict=True)):
+            if dim is not None:
+                lifted[i] = tensor.movedim(dim, 0)
+            elif any(needs[i : i + 1]):
+                lifted[i] = tensor.expand(info.batch_size, *tensor.shape)
+        for tensor, lift, operand in zip(flat, lifted, self.operands, strict=False):
+            if tensor is not None:
+                depth = max(depth, lift.dim() - operand.rank - (lift is not tensor))
+        shapes = [t.shape for t, need in zip(lifted, needs, strict=False) if need]
+        for i, operand in enumerate(self.operands):
+            if lifted[i] is not flat[i]:
+                ones = depth - (lifted[i].dim() - operand.rank - 1)
+                lifted[i] = lifted[i][(slice(None), *[None] * ones)]
+        outs = self.op(*lifted)
+        if not self.inward:
+            return outs, (0,) * len(outs)
+        shape = iter(shapes)
+        grads = tuple(g.reshape(next(shape)) if need else g for g, need in zip(outs, needs, strict=True))
+        return grads, tuple(0 if need else None for need in needs)
+
+    def vjp(self, args: Args, outs: Outs, cotangents: Grads, needs: Sequence[bool]) -> Grads:
+        if self.inward:
+            cotangents = [u if need else None for u, need in zip(cotangents, self.needed(args), strict=True)]
+        if self._rules is None:
+            return self._composite_vjp(args, cotangents, needs)
+        groups, options = self.split(args)
+        rows = self._rules[0](groups, outs, cotangents, self.split(needs)[0], options)
+        grads = [g for row in rows for g in row]
+        return grads + [None] * (len(args) - len(grads))
+
+    def jvp(self, args: Args, outs: Outs, tangents: Grads) -> Grads:
+        assert self._rules is not None
+        groups, options = self.split(args)
+        return self._rules[1](groups, outs, self.split(tangents)[0], self.needed(args), options)
+
+    def composite(self, *flat: Any) -> Outs | None:
+        if self._composite is None:
+            return None
+        again = torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in flat)
+        with torch.set_grad_enabled(again):
+            return self.run(self._composite, flat)
+
+    def _composite_vjp(self, args: Args, cotangents: Grads, needs: Sequence[bool]) -> Grads:
+        assert self._composite is not None
+        wanted = [i for i, need in enumerate(needs) if need]
+        live = [i for i, u in enumerate(cotangents) if u is not None]
+
+        def plain(*values: Tensor) -> Outs:
+            flat = list(args)
+            for i, value in zip(wanted, values, strict=True):
+                flat[i] = value
+            outs = self.run(self._composite, flat)
+            return tuple(outs[i] for i in live)
+
+        found = pull(plain, tuple(args[i] for i in wanted), tuple(cotangents[i] for i in live))
+        grads = dict(zip(wanted, found, strict=True))
+        return [grads.get(i) for i in range(len(args))]

@@ -1,0 +1,54 @@
+"""Philox-4x32 in plain torch: counters and a key in, four 32-bit words out.
+
+One round multiplies words 0 and 2 by the constants M, crosses high and low halves over, and adds the round's
+key; the key moves by the Weyl constants W. Words are kept in int64, whose products wrap around exactly.
+
+Source: Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3" (SC 2011).
+"""
+
+import torch
+from torch import Tensor
+
+M = (0xD2511F53, 0xCD9E8D57)
+W = (0x9E3779B9, 0xBB67AE85)
+MASK = 0xFFFFFFFF
+
+Words = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+def philox(key: Tensor, counter: Words, rounds: int = 10) -> Words:
+    """Four words of bits, each in ``[0, 2**32)``, for every counter.
+
+    ``key [..., 2]`` holds two words; ``...`` and the four words of ``counter`` broadcast.
+    """
+    k0, k1 = key.select(-1, 0), key.select(-1, 1)
+    c0, c1, c2, c3 = counter
+    for _ in range(rounds):
+        a, b = c0 * M[0], c2 * M[1]
+        c0, c1, c2, c3 = (b >> 32) & MASK ^ c1 ^ k0, b & MASK, (a >> 32) & MASK ^ c3 ^ k1, a & MASK
+        k0, k1 = (k0 + W[0]) & MASK, (k1 + W[1]) & MASK
+    return c0, c1, c2, c3
+
+
+LANES = 8
+"""Dropout decisions that one call of Philox makes: its four words, cut into 16-bit lanes."""
+
+
+def threshold(p: float) -> int:
+    """A lane below this many 65536ths is dropped."""
+    return min(round(p * 65536), 65535)
+
+
+def keep(key: Tensor, p: float, heads: Tensor, rows: Tensor, start: int, stop: int) -> Tensor:
+    """Which softmax weights survive dropout: ``[..., H, M, stop - start]`` booleans.
+
+    The decision for (m, h, n) is a function of the key and of these three alone: lane n % 8 of Philox-4x32-7 at
+    the counter (n // 8, m, h, 0), kept when it is at least ``threshold(p)``. Seven rounds are the least that pass
+    the authors' tests; they halve the cost, and every backend draws the same bits.
+    """
+    first, last = start // LANES, -(-stop // LANES)
+    columns = torch.arange(first, last, device=key.device)
+    zero = torch.zeros((), dtype=torch.int64, device=key.device)
+    words = philox(key[..., None, None, None, :], (columns, rows[:, None], heads[:, None, None], zero), rounds=7)
+    lanes = torch.stack([half for word in words for half in (word & 0xFFFF, word >> 16)], -1)
+    return (lanes >= threshold(p)).flatten(-2)[..., start - first * LANES : stop - first * LANES]

@@ -1,0 +1,121 @@
+"""Primitives, and the one differentiation rule.
+
+A primitive is a function y = f(x; c) of differentiated operands x and constants c, with a reference in plain
+torch. Its family of raw ops is closed under differentiation to second order; with J the Jacobian of f at x,
+
+    forward   x c                    y
+    backward  x c y dy               Jᵀ dy
+    jvp       x c y tx               J tx                              the tangent of y along tx
+    hvp       x c y ty dy tx tdy     d(Jᵀ dy) along (tx, tdy)          with ty = J tx
+    jvp2      x c y uy wy ux wx      d²f along ux and wx               with uy = J ux, wy = J wx
+
+and because second derivatives are symmetric, five ops are enough:
+
+    forward   vjp: backward                        jvp: jvp
+    backward  vjp: hvp along u, and jvp along u    jvp: hvp
+    jvp       vjp: hvp, and backward               jvp: jvp2, plus jvp along the tangent's tangent
+    hvp jvp2                                       the reference, differentiated by torch
+
+y and its tangents are passed as caches: every rule is the total derivative with respect to x, so nothing is
+differentiated through them. The third order goes to the reference lazily, when it is asked for: functorch
+differentiates with create_graph always, and an op that decomposed eagerly would cost O(M N) already for
+grad of grad.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from torch import Tensor
+
+from .composite import Composite
+from .dispatch import OVERRIDE
+from .kernel import Grads, Outs
+from .member import Groups, Member, Options
+from .shapes import Signature
+
+Needs = Sequence[Sequence[bool]]
+
+
+class Primitive:
+    """A function with kernels; ``bind`` calls it, ``reference`` defines it, ``family`` holds its raw ops."""
+
+    def __init__(
+        self,
+        name: str,
+        signature: Signature,
+        reference: Callable[..., Outs],
+        *,
+        options: Sequence[str] = (),
+        backends: Sequence[str],
+    ) -> None:
+        self.name, self.signature, self.reference = name, signature, reference
+        self.options, self.backends = tuple(options), tuple(backends)
+
+        self.composite = Composite(signature, reference)
+        member = partial(Member, name, signature=signature, options=self.options, backends=self.backends)
+        self.forward = member("forward", groups="x c", rules=(self._forward_vjp, self._forward_jvp))
+        self.backward = member("backward", groups="x c y dy", inward=True, rules=(self._backward_vjp, self._backward_jvp))
+        self.jvp = member("jvp", groups="x c y tx", rules=(self._jvp_vjp, self._jvp_jvp))
+        self.hvp = member("hvp", groups="x c y ty dy tx tdy", inward=True, composite=self.composite.hvp)
+        self.jvp2 = member("jvp2", groups="x c y uy wy ux wx", composite=self.composite.jvp2)
+        self.family = (self.forward, self.backward, self.jvp, self.hvp, self.jvp2)
+
+    def __repr__(self) -> str:
+        return f"Primitive({self.name!r}, backends={self.backends})"
+
+    def bind(self, *operands: Tensor | None, backend: str | None = None, **options: float) -> Outs:
+        """The outputs of one call; operands and options as the signature orders and names them."""
+        backend = backend or OVERRIDE
+        if backend == "reference":
+            return self.reference(*operands, **options)
+        if backend is not None and backend not in self.backends:
+            raise ValueError(f"{self.name} has no backend {backend!r}; it has {['reference', *self.backends]}")
+        return self.forward.op(*operands, *(options[o] for o in self.options), backend)  # type: ignore[no-any-return]
+
+    # The table above. `needs` of a vjp: which inputs want a gradient, in groups; of a jvp: which gradients the op
+    # itself returns.
+
+    def _forward_vjp(self, at: Groups, y: Outs, dy: Grads, needs: Needs, options: Options) -> Sequence[Grads]:
+        x, c = at
+        return [self.backward(x, c, y, dy, options=options, needs=needs[0])]
+
+    def _forward_jvp(self, at: Groups, y: Outs, along: Groups, _: Sequence[bool], options: Options) -> Grads:
+        x, c = at
+        return self.jvp(x, c, y, along[0], options=options)
+
+    def _backward_vjp(self, at: Groups, _: Outs, u: Grads, needs: Needs, options: Options) -> Sequence[Grads]:
+        x, c, y, dy = at
+        if all(t is None for t in u):
+            return []
+        ty = self.jvp(x, c, y, u, options=options)
+        still = [None] * len(y)
+        grads = self.hvp(x, c, y, ty, dy, u, still, options=options, needs=needs[0])
+        return [grads, [None] * len(c), still, [t if need else None for t, need in zip(ty, needs[3], strict=True)]]
+
+    def _backward_jvp(self, at: Groups, _: Outs, along: Groups, needs: Sequence[bool], options: Options) -> Grads:
+        x, c, y, dy = at
+        tx, _c, ty, tdy = along
+        if all(t is None for t in tx):
+            return self.backward(x, c, y, tdy, options=options, needs=needs)
+        return self.hvp(x, c, y, self._tangent(at, tx, ty, options), dy, tx, tdy, options=options, needs=needs)
+
+    def _jvp_vjp(self, at: Groups, ty: Outs, dy: Grads, needs: Needs, options: Options) -> Sequence[Grads]:
+        x, c, y, tx = at
+        still = [None] * len(y)
+        grads = self.hvp(x, c, y, ty, dy, tx, still, options=options, needs=needs[0])
+        return [grads, [None] * len(c), still, self.backward(x, c, y, dy, options=options, needs=needs[3])]
+
+    def _jvp_jvp(self, at: Groups, ty: Outs, along: Groups, _: Sequence[bool], options: Options) -> Grads:
+        x, c, y, tx = at
+        wx, _c, wy, ttx = along
+        parts: list[Grads] = []
+        if any(t is not None for t in wx):
+            parts.append(self.jvp2(x, c, y, ty, self._tangent(at, wx, wy, options), tx, wx, options=options))
+        if any(t is not None for t in ttx):
+            parts.append(self.jvp(x, c, y, ttx, options=options))
+        return [sum(terms[1:], terms[0]) for terms in zip(*parts, strict=True)]
+
+    def _tangent(self, at: Groups, tx: Grads, ty: Grads, options: Options) -> Grads:
+        """The tangent of y along tx: as it came with y, or computed."""
+        x, c, y = at[:3]
+        return ty if all(t is not None for t in ty) else self.jvp(x, c, y, tx, options=options)

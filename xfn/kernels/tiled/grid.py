@@ -1,0 +1,282 @@
+"""How the tiled attention walks over queries and keys.
+
+A block is some queries of every head against the keys that at least one of them sees. The R query heads that
+share a key head lie under one another, so grouped queries make taller blocks and no key is repeated:
+
+    query side  [..., M, H, F]  ->  rows of a block   [..., G, R·m, F]
+                [..., H, M]     ->                    [..., G, R·m, 1]
+    key side    [..., N, G, F]  ->  packed, once      [..., G, N, F]
+    logits                          [..., G, R·m, n], or [..., G, R, m, n] where head and query count
+
+Everything is computed in float32, or float64 where that came in.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..._core import philox
+from ..._core.shapes import broadcast, wide
+
+Maybe = Tensor | None
+Group = Sequence[Maybe]
+
+RANKS = {"x": (3, 3, 3, 3, 1), "c": (1, 1, 1), "y": (3, 2)}
+"""Dims that are not batch: of q k v dense slopes, of lo hi key, of out lse."""
+ELEMENTS = 1 << 20
+"""Logits in a block, over all examples and heads: 4 MiB in float32."""
+ROWS = 16
+"""The fewest queries in a block, however many examples there are."""
+
+
+class Grid:
+    """One call: operands packed for matmuls, the blocks, and how results leave them."""
+
+    def __init__(
+        self, x: Group, c: Group, p: float, scale: float, tx: Sequence[Group] = (), ys: Sequence[Group] = ()
+    ) -> None:
+        """``tx``: tangents of x; ``ys``: outputs, their cotangents and tangents."""
+        groups = [("x", x), ("c", c), *(("x", t) for t in tx), *(("y", y) for y in ys)]
+        q, k, v, self.dense, self.slopes = x
+        self.lo, self.hi, self.key = c
+        assert q is not None and k is not None and v is not None
+        self.batch = broadcast(
+            tuple(t.shape[: t.dim() - rank])
+            for row, group in groups
+            for t, rank in zip(group, RANKS[row], strict=True)
+            if t is not None
+        )
+        self.p, self.scale, self.dtype, self.device = p, scale, wide(q.dtype), q.device
+        (self.M, self.H), (self.N, self.G) = q.shape[-3:-1], k.shape[-3:-1]
+        self.masked = any(t is not None for t in (self.lo, self.hi, self.dense))
+        self.unsound = self._unsound([t for row, group in groups if row == "x" for t in group[1:3] if t is not None])
+        self.q, self.k, self.v = q, self.pack(k), self.pack(v)
+
+    def _unsound(self, keys: Sequence[Tensor]) -> Tensor | None:
+        """Keys ``[..., G, N, 1]`` that are not finite somewhere, if there are any and some query may not see them."""
+        if not self.masked:
+            return None
+        sound = torch.ones((), dtype=torch.bool, device=self.device)
+        for t in keys:
+            sound = sound & t.isfinite().all(-1)
+        return None if sound.all() else ~sound.mT.unsqueeze(-1)
+
+    def pack(self, t: Maybe) -> Any:
+        """A key-side tensor as ``[..., G, N, F]``; a key that is not sound is zero, so that it touches no sum."""
+        if t is None:
+            return None
+        packed = t.transpose(-2, -3).to(self.dtype).contiguous()
+        return packed if self.unsound is None else packed.masked_fill(self.unsound, 0)
+
+    def blocks(self, lse: Tensor | None = None) -> Iterator["Block"]:
+        """Blocks that cover the queries, each with the keys between its least lo and its greatest hi."""
+        examples = math.prod(self.batch) * self.H
+        if not examples * self.M:
+            return
+        count = min(self.M, max(ROWS, ELEMENTS // (examples * max(self.N, 1))))
+        lows, highs = self._bounds(self.lo, count, 0), self._bounds(self.hi, count, self.N)
+        for i, ((lo, last_lo), (first_hi, hi)) in enumerate(zip(lows, highs, strict=True)):
+            rows = slice(i * count, min((i + 1) * count, self.M))
+            yield Block(self, rows, slice(lo, max(lo, hi)), last_lo > lo or first_hi < hi, lse)
+
+    def _bounds(self, bound: Tensor | None, count: int, free: int) -> list[tuple[int, int]]:
+        """The least and the greatest bound of each block."""
+        if bound is None:
+            return [(free, free)] * -(-self.M // count)
+        flat: list[int] = torch.stack([end for part in bound.split(count, -1) for end in part.aminmax()]).tolist()
+        return list(zip(flat[::2], flat[1::2], strict=True))
+
+    def outputs(self) -> tuple[Tensor, Tensor]:
+        """Where out ``[..., M, H, V]`` and lse ``[..., H, M]``, or their tangents, are written."""
+        out = self.q.new_empty(*self.batch, self.M, self.H, self.v.shape[-1])
+        return out, self.q.new_empty(*self.batch, self.H, self.M, dtype=self.dtype)
+
+    def tangent(self, tx: Group) -> Group:
+        """A tangent of x with its keys packed."""
+        tq, tk, tv, dense, slopes = tx
+        return tq, self.pack(tk), self.pack(tv), dense, slopes
+
+
+class Block:
+    """Some rows against the keys that at least one of them sees."""
+
+    def __init__(self, grid: Grid, rows: slice, keys: slice, ragged: bool, lse: Tensor | None) -> None:
+        self.grid, self.at, self.span = grid, rows, keys
+        self.heads, self.m, self.n = (grid.G, grid.H // grid.G), rows.stop - rows.start, keys.stop - keys.start
+        self.blind = None
+        if lse is not None:
+            self.lse = self.row(lse)
+            blind = self.lse == -torch.inf
+            self.lse = self.lse.masked_fill(blind, 0)
+            self.blind = blind if blind.any() else None
+        self.q, self.k, self.v = self.rows(grid.q, grid.scale), self.keys(grid.k), self.keys(grid.v)
+        self.hidden, self.kept = self._hidden(ragged), self._kept()
+
+    # Operands as this block sees them.
+
+    def rows(self, t: Maybe, scale: float = 1.0) -> Any:
+        """``[..., M, H, F]`` as ``[..., G, R·m, F]``; a row that sees nothing is zero, so that it touches no sum."""
+        if t is None:
+            return None
+        part = t[..., self.at, :, :].to(self.grid.dtype).unflatten(-2, self.heads).movedim(-4, -2).flatten(-3, -2)
+        part = part if self.blind is None else torch.where(self.blind, 0, part)
+        return part if scale == 1.0 else part * scale
+
+    def row(self, t: Maybe) -> Any:
+        """``[..., H, M]`` as ``[..., G, R·m, 1]``."""
+        return None if t is None else t[..., self.at].unflatten(-2, self.heads).flatten(-2).unsqueeze(-1)
+
+    def keys(self, packed: Maybe) -> Any:
+        """``[..., G, N, F]`` as ``[..., G, n, F]``."""
+        return None if packed is None else packed[..., self.span, :]
+
+    def square(self, t: Tensor) -> Tensor:
+        """``[..., H|1, M|1, N|1]`` as ``[..., G|1, R|1, m|1, n|1]``."""
+        t = t if t.shape[-2] == 1 else t[..., self.at, :]
+        t = t if t.shape[-1] == 1 else t[..., self.span]
+        return t.unsqueeze(-4) if t.shape[-3] == 1 else t.unflatten(-3, self.heads)
+
+    def split(self, logits: Tensor) -> Tensor:
+        """``[..., G, R·m, n]`` as ``[..., G, R, m, n]``."""
+        return logits.unflatten(-2, (self.heads[1], self.m))
+
+    def distance(self) -> Tensor:
+        m = torch.arange(self.at.start, self.at.stop, device=self.grid.device)
+        n = torch.arange(self.span.start, self.span.stop, device=self.grid.device)
+        return (m[:, None] - n).abs().to(self.grid.dtype)
+
+    def _hidden(self, ragged: bool) -> Tensor | None:
+        grid, hidden = self.grid, None
+        if ragged:
+            n = torch.arange(self.span.start, self.span.stop, device=grid.device)
+            sides = []
+            if grid.lo is not None:
+                sides.append(n < grid.lo[..., self.at, None])
+            if grid.hi is not None:
+                sides.append(n >= grid.hi[..., self.at, None])
+            hidden = (sides[0] if len(sides) == 1 else sides[0] | sides[1])[..., None, None, :, :]
+        if grid.dense is not None and (grid.dense.dtype == torch.bool or grid.unsound is not None):
+            dense = self.square(grid.dense)
+            dark = ~dense if dense.dtype == torch.bool else dense == -torch.inf
+            hidden = dark if hidden is None else hidden | dark
+        return hidden
+
+    def _kept(self) -> Tensor | None:
+        grid = self.grid
+        if grid.key is None:
+            return None
+        rows = torch.arange(self.at.start, self.at.stop, device=grid.device)
+        kept = philox.keep(grid.key, grid.p, torch.arange(grid.H, device=grid.device), rows, self.span.start, self.span.stop)
+        return kept.unflatten(-3, self.heads).flatten(-3, -2).to(grid.dtype) / (1 - philox.threshold(grid.p) / 65536)
+
+    # The formulas' letters.
+
+    def logits(self) -> Tensor:
+        """s, with −∞ where hidden and NaN where a key that is not sound is seen."""
+        grid, s = self.grid, self.q @ self.k.mT
+        if grid.unsound is not None:
+            s = s.masked_fill(grid.unsound[..., self.span, :].mT, torch.nan)
+        if grid.dense is None and grid.slopes is None and self.hidden is None:
+            return s
+        s = self.split(s)
+        if grid.slopes is not None:
+            s = s - self.per_head(grid.slopes) * self.distance()
+        if grid.dense is not None and grid.dense.dtype != torch.bool:
+            s = s + self.square(grid.dense)
+        if self.hidden is not None:
+            s = torch.where(self.hidden, -torch.inf, s)
+        return s.flatten(-3, -2)
+
+    def per_head(self, t: Tensor) -> Tensor:
+        """``[..., H]`` as ``[..., G, R, 1, 1]``."""
+        return t.to(self.grid.dtype).unflatten(-1, self.heads)[..., None, None]
+
+    def weights(self) -> Tensor:
+        """P = exp(s − lse), 0 where hidden."""
+        P = (self.logits() - self.lse).exp_()
+        if self.hidden is not None and self.grid.unsound is not None:
+            P = torch.where(self.hidden, 0, self.split(P)).flatten(-3, -2)
+        return P
+
+    def drop(self, t: Any) -> Any:
+        """t ∘ D."""
+        return t if t is None or self.kept is None else t * self.kept
+
+    def along(self, tangent: Group) -> Tensor:
+        """ṡ: how the logits move along a tangent from ``Grid.tangent``."""
+        tq, tk, _, dense, slopes = tangent
+        parts = []
+        if tq is not None:
+            parts.append(self.split(self.rows(tq, self.grid.scale) @ self.k.mT))
+        if tk is not None:
+            parts.append(self.split(self.q @ self.keys(tk).mT))
+        if dense is not None:
+            parts.append(self.square(dense).to(self.grid.dtype))
+        if slopes is not None:
+            parts.append(self.per_head(slopes) * -self.distance())
+        if not parts:
+            return self.q.new_zeros(())
+        total = sum(parts[1:], parts[0])
+        return total.expand(*total.shape[:-4], *self.heads, self.m, self.n).flatten(-3, -2)
+
+    # Results.
+
+    def unrow(self, rows: Tensor) -> Tensor:
+        """Rows ``[..., G, R·m, F]`` as ``[..., m, H, F]``."""
+        return rows.unflatten(-2, (self.heads[1], self.m)).movedim(-2, -4).flatten(-3, -2)
+
+    def write(self, rows: Tensor, into: Tensor) -> None:
+        """Rows to their place in ``[..., M, H, F]``."""
+        into[..., self.at, :, :] = self.unrow(rows)
+
+    def write_row(self, row: Tensor, into: Tensor) -> None:
+        """``[..., G, R·m, 1]`` to its place in ``[..., H, M]``."""
+        into[..., self.at] = row.unflatten(-2, (self.heads[1], self.m)).flatten(-4, -3).squeeze(-1)
+
+
+class Gradients:
+    """Sums over blocks: the gradients of x that are needed, each in the shape of its operand."""
+
+    def __init__(self, grid: Grid, x: Group, needs: Sequence[bool]) -> None:
+        self.grid, self.x = grid, x
+        self.sums: list[Maybe] = [None] * len(x)
+        for i, (t, need) in enumerate(zip(x, needs, strict=True)):
+            if need and t is not None:
+                whole = i == 0 or (i == 3 and t.shape[-2] != 1)  # a block gives these rows all they get
+                shape = t.transpose(-2, -3).shape if i in (1, 2) else t.shape
+                self.sums[i] = torch.zeros(shape, dtype=t.dtype if whole else grid.dtype, device=grid.device)
+
+    def add_rows(self, b: Block, value: Callable[[], Tensor]) -> None:
+        """To q, scaled: ``[..., G, R·m, K]``."""
+        if (total := self.sums[0]) is not None:
+            part = total[..., b.at, :, :]
+            part.copy_(_fit(b.unrow(value()) * self.grid.scale, part))
+
+    def add_keys(self, b: Block, i: int, value: Callable[[], Maybe]) -> None:
+        """To k (i = 1) or v (i = 2): ``[..., G, n, F]``."""
+        if (total := self.sums[i]) is not None and (found := value()) is not None:
+            part = total[..., b.span, :]
+            part += _fit(found, part)
+
+    def add_logits(self, b: Block, dS: Tensor) -> None:
+        """To dense and slopes: ``[..., G, R·m, n]``."""
+        _, _, _, dense, slopes = self.sums
+        if dense is not None:
+            part = dense if dense.shape[-2] == 1 else dense[..., b.at, :]
+            part = part if part.shape[-1] == 1 else part[..., b.span]
+            part += _fit(b.split(dS).flatten(-4, -3), part)
+        if slopes is not None:
+            slopes -= _fit((b.split(dS) * b.distance()).sum((-1, -2)).flatten(-2), slopes)
+
+    def result(self) -> list[Maybe]:
+        found = [t.transpose(-2, -3) if t is not None and i in (1, 2) else t for i, t in enumerate(self.sums)]
+        pairs = zip(found, self.x, strict=True)
+        return [None if t is None or x is None else t.to(x.dtype).contiguous() for t, x in pairs]
+
+
+def _fit(value: Tensor, like: Tensor) -> Tensor:
+    """``value`` summed over what ``like`` broadcasts."""
+    return value.sum_to_size(like.shape)

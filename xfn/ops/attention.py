@@ -1,0 +1,258 @@
+"""Scaled dot-product attention.
+
+    s = scale · q kᵀ + bias          hidden keys do not take part
+    out = (softmax(s) ∘ D) v         lse = log Σₙ exp(s)        D = keep / (1 − p), or 1 without dropout
+
+    causal, M = N    causal, M < N    bottom-right     local(1, 1)      segments([2, 2])
+    1 0 0 0          1 0 0 0 0        1 1 0 0 0        1 1 0 0          1 1 0 0
+    1 1 0 0          1 1 0 0 0        1 1 1 0 0        1 1 1 0          1 1 0 0
+    1 1 1 0          1 1 1 0 0        1 1 1 1 0        0 1 1 1          0 0 1 1
+    1 1 1 1          1 1 1 1 0        1 1 1 1 1        0 0 1 1          0 0 1 1
+
+    M query length      H query heads                         K features of q and k, per head
+    N key length        G key heads, H a multiple of G        V features of v, per head
+
+Logits, softmax and sums are kept in float32, or float64 where that came in; out is in q's dtype. A query that
+sees no key gives zeros, lse = −∞ and zero gradients. A key that holds a NaN or an infinity, or whose value does,
+makes NaN of the queries that see it and touches no other.
+
+Source: Vaswani et al., "Attention is all you need" (2017); in tiles: Rabe and Staats (2021), Dao et al. (2022).
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .. import bias as biases
+from .. import random
+from .._core import philox
+from .._core.autocast import autocast
+from .._core.case import Case
+from .._core.errors import KeyRequired, ShapeError
+from .._core.primitive import Primitive
+from .._core.shapes import Signature, wide
+from ..bias import Bias
+
+SIGNATURE = Signature.parse(
+    "q M H K, k N G K, v N G V, dense? H|1 M|1 N|1, slopes? H; lo? M, hi? M, key? 2 -> out M H V, lse+ H M"
+)
+
+
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Bias | Tensor | None = None,
+    p: float = 0.0,
+    scale: float | None = None,
+    *,
+    key: Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """Mix the values of the keys that each query sees, weighted by softmax(scale · q kᵀ + bias).
+
+    Args:
+        q: ``[..., M, H, K]``.
+        k: ``[..., N, G, K]``; query head h reads key head h // (H // G).
+        v: ``[..., N, G, V]``.
+        bias: added to the logits: a :class:`xfn.bias.Bias`, a floating tensor that broadcasts to
+            ``[..., H, M, N]`` (gradients flow into it), or a boolean one, True where attention is allowed.
+        p: probability of dropping a softmax weight; the others grow by 1 / (1 − p). Rounded to a multiple of 2⁻¹⁶.
+        scale: factor of q kᵀ; by default K ** -0.5.
+        key: what the dropout is drawn with: one key ``[2]``, of which example i takes ``fold_in(key, i)``, or one
+            per example ``[..., 2]``. Required when p > 0.
+        backend: ``"reference"``, ``"aten"`` or ``"tiled"``; by default the first that can.
+
+    Returns:
+        ``[..., M, H, V]`` in q's dtype.
+
+    Raises:
+        ShapeError: shapes contradict each other.
+        TypeError, ValueError: dtypes or devices differ, or p is not in [0, 1).
+        KeyRequired: p > 0 without a key.
+        Unsupported: the backend that was named cannot; the text says why.
+
+    Examples:
+        >>> q, k, v = random.normal(random.key(0), (3, 2, 5, 4, 8))
+        >>> attention(q, k, v, biases.causal()).shape
+        torch.Size([2, 5, 4, 8])
+
+        One example is as good as a batch:
+
+        >>> torch.allclose(attention(q[0], k[0], v[0]), attention(q, k, v)[0], atol=1e-6)
+        True
+
+        Per-example gradients:
+
+        >>> from torch.func import grad, vmap
+        >>> vmap(grad(lambda q, k, v: attention(q, k, v).square().sum()))(q, k, v).shape
+        torch.Size([2, 5, 4, 8])
+    """
+    return attention_with_lse(q, k, v, bias, p, scale, key=key, backend=backend)[0]
+
+
+def attention_with_lse(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Bias | Tensor | None = None,
+    p: float = 0.0,
+    scale: float | None = None,
+    *,
+    key: Tensor | None = None,
+    backend: str | None = None,
+) -> tuple[Tensor, Tensor]:
+    """As :func:`attention`, with the log-sum-exp of each query's logits, lse = log Σₙ exp(scale · q kᵀ + bias).
+
+    Returns:
+        ``out [..., M, H, V]`` in q's dtype and ``lse [..., H, M]`` in float32 (float64 stays); gradients flow
+        through both. What dropout removes still counts in lse.
+
+    Example:
+        >>> q, k, v = random.normal(random.key(0), (3, 5, 4, 8))
+        >>> out, lse = attention_with_lse(q, k, v)
+        >>> lse.shape
+        torch.Size([4, 5])
+    """
+    q, k, v = autocast(q, k, v)
+    _check_kind(q, k, v, p)
+    M, N = (t.shape[-3] if t.dim() >= 3 else 0 for t in (q, k))
+    lo, hi, dense, slopes = biases.as_bias(bias).resolve(M, N, q.device)
+    operands = {"q": q, "k": k, "v": v, "dense": dense, "slopes": slopes, "lo": lo, "hi": hi}
+    sizes, batch = SIGNATURE.check(operands, called={"dense": "bias", "slopes": "alibi"})
+    if sizes["H"] % sizes["G"]:
+        raise ShapeError(f"q has H={sizes['H']} heads, which G={sizes['G']} key heads cannot share evenly")
+    if not p:
+        key = None
+    elif key is None:
+        raise KeyRequired(f"p={p} drops attention weights, which needs a key: pass key=random.key(seed)")
+    else:
+        key = _spread(key, batch)
+    scale = sizes["K"] ** -0.5 if scale is None else float(scale)
+    return ATTENTION.bind(*operands.values(), key, p=float(p), scale=scale, backend=backend)  # type: ignore[return-value]
+
+
+def merge_attentions(outs: Sequence[Tensor] | Tensor, lses: Sequence[Tensor] | Tensor) -> tuple[Tensor, Tensor]:
+    """The attention over the union of key sets, from the attentions over each.
+
+    lse = log Σᵢ exp(lseᵢ) and out = Σᵢ exp(lseᵢ − lse) outᵢ; a part that sees no key (lseᵢ = −∞) adds nothing.
+
+    Args:
+        outs: one ``[..., M, H, V]`` per part, or all stacked on a leading axis.
+        lses: as many ``[..., H, M]``, of the same queries against disjoint keys.
+
+    Returns:
+        ``(out, lse)`` in the dtypes of the parts; gradients flow through both.
+
+    Raises:
+        ShapeError: the parts contradict each other.
+
+    Example:
+        >>> q, k, v = random.normal(random.key(0), (3, 6, 2, 8))
+        >>> halves = [attention_with_lse(q, k[n], v[n]) for n in (slice(0, 2), slice(2, 6))]
+        >>> out, lse = merge_attentions(*zip(*halves))
+        >>> torch.allclose(out, attention(q, k, v), atol=1e-6)
+        True
+    """
+    if not len(outs) or len(outs) != len(lses):
+        raise ShapeError(f"merge_attentions needs as many outs as lses and at least one, got {len(outs)} and {len(lses)}")
+    parts = Signature.parse("out M H V, lse H M -> out M H V")
+    for out, lse in zip(outs, lses, strict=True):
+        parts.check({"out": out, "lse": lse})
+        if out.shape != outs[0].shape or lse.shape != lses[0].shape:
+            raise ShapeError(
+                f"the parts differ: out {list(out.shape)} and lse {list(lse.shape)} "
+                f"beside {list(outs[0].shape)} and {list(lses[0].shape)}"
+            )
+    each = torch.stack(tuple(lses))
+    top = each.amax(0).detach()
+    top = torch.where(top.isfinite(), top, 0)
+    weights = (each - top).exp()
+    total = weights.sum(0)
+    seen = total > 0
+    total = torch.where(seen, total, 1)
+    shares = (weights / total).mT.unsqueeze(-1)  # [i, ..., M, H, 1]
+    stacked = torch.stack(tuple(outs))
+    mixed = torch.where(shares > 0, stacked.to(wide(stacked.dtype)) * shares, 0).sum(0)
+    return mixed.to(stacked.dtype), torch.where(seen, total.log() + top, -torch.inf)
+
+
+def reference(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    dense: Tensor | None,
+    slopes: Tensor | None,
+    lo: Tensor | None,
+    hi: Tensor | None,
+    key: Tensor | None,
+    *,
+    p: float,
+    scale: float,
+) -> tuple[Tensor, Tensor]:
+    """The specification, in plain torch; O(M N) memory."""
+    with torch.autocast(q.device.type, enabled=False):
+        given, dtype, (M, H), (N, G) = q.dtype, wide(q.dtype), q.shape[-3:-1], k.shape[-3:-1]
+        m, n = torch.arange(M, device=q.device)[:, None], torch.arange(N, device=q.device)
+
+        visible = torch.ones(1, M, N, dtype=torch.bool, device=q.device)
+        if lo is not None:
+            visible = visible & (n >= lo[..., None]).unsqueeze(-3)
+        if hi is not None:
+            visible = visible & (n < hi[..., None]).unsqueeze(-3)
+        if dense is not None:
+            visible = visible & (dense if dense.dtype == torch.bool else dense != -torch.inf)
+
+        # A key that is not finite becomes zero, so that it touches no sum, and marks the logits of those who see it.
+        sound = k.isfinite().all(-1, keepdim=True) & v.isfinite().all(-1, keepdim=True)
+        k, v = (torch.where(sound, t.to(dtype), 0).repeat_interleave(H // G, -2) for t in (k, v))
+        poison = torch.where(sound, 0.0, torch.nan).to(dtype).repeat_interleave(H // G, -2).movedim(-3, -1)  # [..., H, 1, N]
+        seen = visible.any(-1).mT.unsqueeze(-1)  # [..., M, H|1, 1]
+        q = torch.where(seen, q.to(dtype), 0)
+
+        s = torch.einsum("...mhk,...nhk->...hmn", q * scale, k) + poison
+        if slopes is not None:
+            s = s - slopes.to(dtype)[..., None, None] * (m - n).abs()
+        if dense is not None and dense.dtype != torch.bool:
+            s = s + torch.where(dense == -torch.inf, 0, dense).to(dtype)
+
+        top = torch.where(visible, s, -torch.inf).detach().amax(-1, keepdim=True) if N else s.new_zeros(1)
+        top = torch.where(top == -torch.inf, 0, top)
+        weights = torch.where(visible, (torch.where(visible, s, 0) - top).exp(), 0)
+        total = weights.sum(-1, keepdim=True)
+        some = total != 0
+        total = torch.where(some, total, 1)
+        lse = torch.where(some, total.log() + top, -torch.inf).squeeze(-1)
+        weights = weights / total
+        if key is not None:
+            kept = philox.keep(key, p, torch.arange(H, device=q.device), m.squeeze(-1), 0, N)
+            weights = weights * kept / (1 - philox.threshold(p) / 65536)
+        out = torch.where(seen, torch.einsum("...hmn,...nhv->...mhv", weights, v), 0)
+        return out.to(given), lse.expand(*out.shape[:-3], H, M)
+
+
+ATTENTION = Primitive(
+    "attention", SIGNATURE, reference, options=("p", "scale"), backends=("tiled",)
+)
+
+
+def _check_kind(q: Tensor, k: Tensor, v: Tensor, p: float) -> None:
+    for name, t in (("k", k), ("v", v)):
+        if t.dtype != q.dtype:
+            raise TypeError(f"q is {q.dtype}, but {name} is {t.dtype}: write {name}.to(q.dtype)")
+        if t.device != q.device:
+            raise ValueError(f"q is on {q.device}, but {name} is on {t.device}: write {name}.to(q.device)")
+    if q.dtype not in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
+        raise TypeError(f"q is {q.dtype}; attention takes float64, float32, bfloat16 or float16")
+    if not 0 <= p < 1:
+        raise ValueError(f"p={p} is no probability of dropping: it must lie in [0, 1)")
+
+
+def _spread(key: Tensor, batch: tuple[int, ...]) -> Tensor:
+    """One key per example."""
+    if tuple(key.shape) == (*batch, 2):
+        return key
+    if key.shape != (2,):
+        raise ShapeError(f"key has shape {list(key.shape)}: one key is [2], one per example {[*batch, 2]}")
+    return random.split(key, batch)
