@@ -7,6 +7,6 @@ from ._core.errors import ShapeError as ShapeError
 from ._core.errors import Unsupported as Unsupported
 from .ops.attention import attention as attention
 from .ops.attention import attention_with_lse as attention_with_lse
-from .ops.attention import merge_attentions as merge_attentions
+from .ops.merge import merge_attentions as merge_attentions
 
 __version__ = "0.1.0"

@@ -13,9 +13,6 @@ from functools import cache
 from types import ModuleType
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from .errors import Unsupported
 
 OVERRIDE = os.environ.get("XFN_BACKEND")
@@ -24,28 +21,18 @@ OVERRIDE = os.environ.get("XFN_BACKEND")
 
 @dataclass(frozen=True)
 class Call:
-    """What a kernel may look at before it says whether it can."""
+    """What a kernel may look at before it says whether it can: every tensor of one raw op, by its name."""
 
     op: str
     member: str
-    operands: Mapping[str, Tensor | None]
+    tensors: Mapping[str, Any]
     options: Mapping[str, float]
 
-    @property
-    def first(self) -> Tensor:
-        return next(t for t in self.operands.values() if t is not None)
-
-    @property
-    def device(self) -> torch.device:
-        return self.first.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.first.dtype
-
     def __str__(self) -> str:
-        shapes = ", ".join(f"{name}{list(t.shape)}" for name, t in self.operands.items() if t is not None)
-        return f"{self.op}({shapes}, {str(self.dtype).removeprefix('torch.')}) on {self.device}"
+        given = {name: t for name, t in self.tensors.items() if t is not None}
+        listed = ", ".join(f"{name}{list(t.shape)} {str(t.dtype).removeprefix('torch.')}" for name, t in given.items())
+        device = next(iter(given.values())).device
+        return f"{self.op}{'' if self.member == 'forward' else '.' + self.member}({listed}) on {device.type}"
 
 
 @cache

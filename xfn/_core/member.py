@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, _C
+from torch import _C, Tensor
 
 from .composite import pull
 from .dispatch import Call, choose
@@ -57,7 +57,9 @@ class Member:
         chosen = [(rows[of], prefix, absent) for of, prefix, absent in (GROUPS[g] for g in groups.split())]
         self.lengths = [len(row) for row, _, _ in chosen]
         self.operands: list[Operand] = [o for row, _, _ in chosen for o in row]
-        tensors = [f"Tensor{'?' * (a or o.optional)} {p}{o.name}" for row, p, a in chosen for o in row]
+        self.names = [f"{prefix}{o.name}" for row, prefix, _ in chosen for o in row]
+        optional = [absent or o.optional for row, _, absent in chosen for o in row]
+        tensors = [f"Tensor{'?' * maybe} {name}" for name, maybe in zip(self.names, optional, strict=True)]
         numbers = [*(f"float {o}" for o in self.options), "str? backend", *["int need"] * inward]
         returns = ["Tensor"] * len(rows["x" if inward else "y"])
         self.schema = f"({', '.join(tensors + numbers)}) -> ({', '.join(returns)})"
@@ -97,8 +99,8 @@ class Member:
 
     def compute(self, *flat: Any) -> Outs:
         _, (*numbers, backend) = self.split(flat)
-        operands = dict(zip((o.name for o in self.signature.inputs), flat, strict=False))
-        call = Call(self.primitive, self.member, operands, dict(zip(self.options, numbers, strict=True)))
+        tensors, options = dict(zip(self.names, flat, strict=False)), dict(zip(self.options, numbers, strict=True))
+        call = Call(self.primitive, self.member, tensors, options)
         with _C._DisableAutocast():
             return self.run(choose(self.backends, call, backend), flat)
 

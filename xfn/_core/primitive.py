@@ -54,7 +54,9 @@ class Primitive:
         self.composite = Composite(signature, reference)
         member = partial(Member, name, signature=signature, options=self.options, backends=self.backends)
         self.forward = member("forward", groups="x c", rules=(self._forward_vjp, self._forward_jvp))
-        self.backward = member("backward", groups="x c y dy", inward=True, rules=(self._backward_vjp, self._backward_jvp))
+        self.backward = member(
+            "backward", groups="x c y dy", inward=True, rules=(self._backward_vjp, self._backward_jvp)
+        )
         self.jvp = member("jvp", groups="x c y tx", rules=(self._jvp_vjp, self._jvp_jvp))
         self.hvp = member("hvp", groups="x c y ty dy tx tdy", inward=True, composite=self.composite.hvp)
         self.jvp2 = member("jvp2", groups="x c y uy wy ux wx", composite=self.composite.jvp2)

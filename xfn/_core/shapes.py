@@ -65,7 +65,9 @@ class Signature:
     def inputs(self) -> tuple[Operand, ...]:
         return self.operands + self.constants
 
-    def check(self, tensors: Mapping[str, Tensor | None], called: Mapping[str, str] = {}) -> tuple[dict[str, int], Shape]:
+    def check(
+        self, tensors: Mapping[str, Tensor | None], called: Mapping[str, str] = {}
+    ) -> tuple[dict[str, int], Shape]:
         """Name every dim and find the batch, or raise a ShapeError; returns ``({"M": 5, …}, batch)``."""
         sizes: dict[str, int] = {}
         owner: dict[str, str] = {}

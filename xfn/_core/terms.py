@@ -1,8 +1,8 @@
 """The terms of a bias, and the normal form in which kernels see it.
 
-    lo[m] ≤ n < hi[m]     the keys that query m may see, or None for no bound      [..., M]
-    dense                 added where it floats, hides where it is False           [..., H|1, M|1, N|1]
-    slopes                -slopes[h] · |m − n| is added                            [..., H]
+lo[m] ≤ n < hi[m]     the keys that query m may see, or None for no bound      [..., M]
+dense                 added where it floats, hides where it is False           [..., H|1, M|1, N|1]
+slopes                -slopes[h] · |m − n| is added                            [..., H]
 """
 
 from collections.abc import Callable, Iterable, Sequence

@@ -19,7 +19,7 @@ makes NaN of the queries that see it and touches no other.
 Source: Vaswani et al., "Attention is all you need" (2017); in tiles: Rabe and Staats (2021), Dao et al. (2022).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -133,51 +133,6 @@ def attention_with_lse(
     return ATTENTION.bind(*operands.values(), key, p=float(p), scale=scale, backend=backend)  # type: ignore[return-value]
 
 
-def merge_attentions(outs: Sequence[Tensor] | Tensor, lses: Sequence[Tensor] | Tensor) -> tuple[Tensor, Tensor]:
-    """The attention over the union of key sets, from the attentions over each.
-
-    lse = log Σᵢ exp(lseᵢ) and out = Σᵢ exp(lseᵢ − lse) outᵢ; a part that sees no key (lseᵢ = −∞) adds nothing.
-
-    Args:
-        outs: one ``[..., M, H, V]`` per part, or all stacked on a leading axis.
-        lses: as many ``[..., H, M]``, of the same queries against disjoint keys.
-
-    Returns:
-        ``(out, lse)`` in the dtypes of the parts; gradients flow through both.
-
-    Raises:
-        ShapeError: the parts contradict each other.
-
-    Example:
-        >>> q, k, v = random.normal(random.key(0), (3, 6, 2, 8))
-        >>> halves = [attention_with_lse(q, k[n], v[n]) for n in (slice(0, 2), slice(2, 6))]
-        >>> out, lse = merge_attentions(*zip(*halves))
-        >>> torch.allclose(out, attention(q, k, v), atol=1e-6)
-        True
-    """
-    if not len(outs) or len(outs) != len(lses):
-        raise ShapeError(f"merge_attentions needs as many outs as lses and at least one, got {len(outs)} and {len(lses)}")
-    parts = Signature.parse("out M H V, lse H M -> out M H V")
-    for out, lse in zip(outs, lses, strict=True):
-        parts.check({"out": out, "lse": lse})
-        if out.shape != outs[0].shape or lse.shape != lses[0].shape:
-            raise ShapeError(
-                f"the parts differ: out {list(out.shape)} and lse {list(lse.shape)} "
-                f"beside {list(outs[0].shape)} and {list(lses[0].shape)}"
-            )
-    each = torch.stack(tuple(lses))
-    top = each.amax(0).detach()
-    top = torch.where(top.isfinite(), top, 0)
-    weights = (each - top).exp()
-    total = weights.sum(0)
-    seen = total > 0
-    total = torch.where(seen, total, 1)
-    shares = (weights / total).mT.unsqueeze(-1)  # [i, ..., M, H, 1]
-    stacked = torch.stack(tuple(outs))
-    mixed = torch.where(shares > 0, stacked.to(wide(stacked.dtype)) * shares, 0).sum(0)
-    return mixed.to(stacked.dtype), torch.where(seen, total.log() + top, -torch.inf)
-
-
 def reference(
     q: Tensor,
     k: Tensor,
@@ -207,7 +162,9 @@ def reference(
         # A key that is not finite becomes zero, so that it touches no sum, and marks the logits of those who see it.
         sound = k.isfinite().all(-1, keepdim=True) & v.isfinite().all(-1, keepdim=True)
         k, v = (torch.where(sound, t.to(dtype), 0).repeat_interleave(H // G, -2) for t in (k, v))
-        poison = torch.where(sound, 0.0, torch.nan).to(dtype).repeat_interleave(H // G, -2).movedim(-3, -1)  # [..., H, 1, N]
+        poison = (
+            torch.where(sound, 0.0, torch.nan).to(dtype).repeat_interleave(H // G, -2).movedim(-3, -1)
+        )  # [..., H, 1, N]
         seen = visible.any(-1).mT.unsqueeze(-1)  # [..., M, H|1, 1]
         q = torch.where(seen, q.to(dtype), 0)
 
@@ -232,9 +189,7 @@ def reference(
         return out.to(given), lse.expand(*out.shape[:-3], H, M)
 
 
-ATTENTION = Primitive(
-    "attention", SIGNATURE, reference, options=("p", "scale"), backends=("tiled",)
-)
+ATTENTION = Primitive("attention", SIGNATURE, reference, options=("p", "scale"), backends=("aten", "tiled"))
 
 
 def _check_kind(q: Tensor, k: Tensor, v: Tensor, p: float) -> None:
@@ -256,3 +211,64 @@ def _spread(key: Tensor, batch: tuple[int, ...]) -> Tensor:
     if key.shape != (2,):
         raise ShapeError(f"key has shape {list(key.shape)}: one key is [2], one per example {[*batch, 2]}")
     return random.split(key, batch)
+
+
+def _case(
+    name: str,
+    bias: Callable[..., Bias | Tensor | None] = lambda: None,
+    biased: str = "",
+    *,
+    batch: str = "B",
+    p: float = 0.0,
+    scale: float | None = None,
+    tags: str = "",
+    **sizes: int,
+) -> Case:
+    """``bias`` makes the bias from a tensor of the shape ``biased``, if that names one."""
+
+    def call(q: Tensor, k: Tensor, v: Tensor, *rest: Tensor, backend: str | None = None) -> tuple[Tensor, Tensor]:
+        key = random.key(5) if p else None
+        return attention_with_lse(q, k, v, bias(*rest), p, scale, key=key, backend=backend)
+
+    shapes = {"q": f"{batch} M H K", "k": f"{batch} N G K", "v": f"{batch} N G V"} | (
+        {"bias": biased} if biased else {}
+    )
+    return Case(
+        name, call, shapes, {"B": 2, "M": 5, "N": 5, "H": 2, "G": 2, "K": 4, "V": 4} | sizes, frozenset(tags.split())
+    )
+
+
+CASES = (
+    _case("plain"),
+    _case("example", batch="", tags="tiny", M=3, N=4, H=2, G=1, K=2, V=3),
+    _case("causal", biases.causal, tags="tiny", batch="", M=3, N=3, K=2, V=2),
+    _case("cross", N=7, V=6),
+    _case("bottom-right", lambda: biases.causal("bottom-right"), M=3, N=7),
+    _case("top-heavy", lambda: biases.causal("bottom-right"), M=7, N=3),
+    _case("grouped", biases.causal, H=6, G=2),
+    _case("multi-query", H=4, G=1, K=3, V=5),
+    _case("two batches", batch="B C", C=3, M=3, N=4),
+    _case("bias", lambda b: b, "B H M N"),
+    _case("head bias", lambda b: biases.causal() + b, "H 1 N", tags="tiny", M=2, N=3, B=1),
+    _case("key bias", lambda b: b, "N", M=4),
+    _case("mask", lambda: random.bernoulli(random.key(1), 0.5, (2, 2, 5, 7)), N=7),
+    _case("mask and bias", lambda b: biases.dense(random.bernoulli(random.key(2), 0.6, (5, 5))) & b, "H M N"),
+    _case("padding", lambda: biases.span(0, torch.tensor([[4], [2]])), M=3),
+    _case("window", lambda: biases.local(1, 2), M=9, N=9),
+    _case("window and causal", lambda: biases.local(3, 0).causal("bottom-right"), M=6, N=8),
+    _case("segments", lambda: biases.segments([2, 0, 3], [3, 1, 3]).causal("bottom-right"), N=7, H=4),
+    _case("padded", lambda: biases.padded([2, 1, 2], 3, [3, 1, 0]).causal(), N=9),
+    _case("alibi", lambda slopes: biases.causal() + biases.alibi(slopes), "H", tags="tiny", B=1, M=3, N=3, K=2),
+    _case("blind rows", lambda: torch.tensor([True, False, True, False, True])[:, None]),
+    _case("blind", lambda: biases.span(0, 0)),
+    _case("dropout", biases.causal, p=0.3, H=4),
+    _case("dropout and bias", lambda b: b, "1 M N", p=0.5, H=4, G=2, tags="tiny", B=1, M=3, N=3, K=2, V=2),
+    _case("scaled", scale=1.5),
+    _case("one feature", K=1, V=1),
+    _case("odd", biases.causal, M=17, N=17, K=7, V=9),
+    _case("no queries", M=0, tags="empty"),
+    _case("no keys", N=0, tags="empty"),
+    _case("no examples", B=0, tags="empty"),
+    _case("long", biases.causal, tags="long", batch="B", B=1, M=2048, N=2048, H=8, G=8, K=64, V=64),
+    _case("short", tags="long", B=64, M=128, N=128, H=4, G=4, K=32, V=32),
+)

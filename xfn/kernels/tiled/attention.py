@@ -17,13 +17,12 @@ A query that sees nothing has lse = −∞, read as 0, and P = 0: everything is 
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..._core.dispatch import Call
-from .grid import Block, Gradients, Grid, Group, Maybe
+from .grid import Block, Gradients, Grid, Group, Maybe, add, flip, mul
 
 Grads = list[Maybe]
 
@@ -52,22 +51,22 @@ def backward(x: Group, c: Group, y: Group, dy: Group, needs: Sequence[bool], *, 
     grads = Gradients(grid, x, needs)
     for b in grid.blocks(y[1]):
         P, dout = b.weights(), b.rows(dy[0])
-        dS = P * _sum(b.drop(_mul(dout, b.v.mT)), _delta(b, (y, dy)))
-        grads.add_rows(b, lambda: dS @ b.k)
-        grads.add_keys(b, 1, lambda: dS.mT @ b.q)
-        grads.add_keys(b, 2, lambda: _mul(b.drop(P).mT, dout))
+        dS = P * add(b.drop(mul((dout, b.v.mT))), _delta(b, (y, dy)))
+        grads.add_rows(b, (dS, b.k))
+        grads.add_keys(b, 1, (dS.mT, b.q))
+        grads.add_keys(b, 2, (b.drop(P).mT, dout))
         grads.add_logits(b, dS)
     return grads.result()
 
 
 def jvp(x: Group, c: Group, y: Group, tx: Group, *, p: float, scale: float) -> tuple[Tensor, Tensor]:
-    grid = Grid(x, c, p, scale, [tx], [y,])
+    grid = Grid(x, c, p, scale, [tx], [y])
     tout, tlse = grid.outputs()
     t = grid.tangent(tx)
     for b in grid.blocks(y[1]):
         P, s = b.weights(), b.along(t)
         mean = (P * s).sum(-1, keepdim=True)
-        b.write(_sum(b.drop(P * (s - mean)) @ b.v, _mul(b.drop(P), b.keys(t[2]))), tout)
+        b.write(mul((b.drop(P * (s - mean)), b.v), (b.drop(P), b.keys(t[2]))), tout)
         b.write_row(mean, tlse)
     return tout, tlse
 
@@ -84,12 +83,12 @@ def hvp(
         tq, tk, tv = b.rows(t[0], scale), b.keys(t[1]), b.keys(t[2])
         P = b.weights()
         tP = P * (b.along(t) - b.row(ty[1]))
-        X = _sum(b.drop(_mul(dout, b.v.mT)), _delta(b, (y, dy)))
-        tX = _sum(b.drop(_sum(_mul(tdout, b.v.mT), _mul(dout, _T(tv)))), _delta(b, (ty, dy), (y, tdy)))
+        X = add(b.drop(mul((dout, b.v.mT))), _delta(b, (y, dy)))
+        tX = add(b.drop(mul((tdout, b.v.mT), (dout, flip(tv)))), _delta(b, (ty, dy), (y, tdy)))
         dS, tdS = P * X, tP * X + P * tX
-        grads.add_rows(b, lambda: _sum(tdS @ b.k, _mul(dS, tk)))
-        grads.add_keys(b, 1, lambda: _sum(tdS.mT @ b.q, _mul(dS.mT, tq)))
-        grads.add_keys(b, 2, lambda: _sum(_mul(b.drop(tP).mT, dout), _mul(b.drop(P).mT, tdout)))
+        grads.add_rows(b, (tdS, b.k), (dS, tk))
+        grads.add_keys(b, 1, (tdS.mT, b.q), (dS.mT, tq))
+        grads.add_keys(b, 2, (b.drop(tP).mT, dout), (b.drop(P).mT, tdout))
         grads.add_logits(b, tdS)
     return grads.result()
 
@@ -103,33 +102,16 @@ def jvp2(
     for b in grid.blocks(y[1]):
         P, s, r = b.weights(), b.along(u) - b.row(uy[1]), b.along(w) - b.row(wy[1])
         uq, wq = b.rows(u[0], scale), b.rows(w[0], scale)
-        bent = _sum(s * r, _mul(uq, _T(b.keys(w[1]))), _mul(wq, _T(b.keys(u[1]))))
+        bent = add(s * r, mul((uq, flip(b.keys(w[1]))), (wq, flip(b.keys(u[1])))))
         mean = (P * bent).sum(-1, keepdim=True)
-        turned = _sum(_mul(b.drop(P * s), b.keys(w[2])), _mul(b.drop(P * r), b.keys(u[2])))
-        b.write(_sum(b.drop(P * (bent - mean)) @ b.v, turned), tout)
+        moved = mul((b.drop(P * (bent - mean)), b.v), (b.drop(P * s), b.keys(w[2])), (b.drop(P * r), b.keys(u[2])))
+        b.write(moved, tout)
         b.write_row(mean, tlse)
     return tout, tlse
 
 
 def _delta(b: Block, *pairs: tuple[Group, Group]) -> Tensor:
-    """−Δ, or with two pairs −Δ̇: the sum over pairs of −rowsum(dout ∘ out), plus the dlse of the last one."""
-    rows = [_dot(b.rows(y[0]), b.rows(dy[0])) for y, dy in pairs]
-    total = _sum(*(-r for r in rows if r is not None), b.row(pairs[-1][1][1]))
-    return b.q.new_zeros(()) if total is None else total
-
-
-def _dot(a: Maybe, b: Maybe) -> Maybe:
-    return None if a is None or b is None else (a * b).sum(-1, keepdim=True)
-
-
-def _mul(a: Maybe, b: Maybe) -> Maybe:
-    return None if a is None or b is None else a @ b
-
-
-def _T(a: Maybe) -> Maybe:
-    return None if a is None else a.mT
-
-
-def _sum(*terms: Maybe) -> Any:
-    present = [t for t in terms if t is not None]
-    return sum(present[1:], present[0]) if present else None
+    """−Δ, or with two pairs −Δ̇: minus the sum over pairs of rowsum(dout ∘ out), plus the dlse of the last one."""
+    rows = [(b.rows(y[0]), b.rows(dy[0])) for y, dy in pairs]
+    dots = [-(out * dout).sum(-1, keepdim=True) for out, dout in rows if dout is not None]
+    return add(b.q.new_zeros(()), *dots, b.row(pairs[-1][1][1]))

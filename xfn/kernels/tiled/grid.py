@@ -12,7 +12,7 @@ Everything is computed in float32, or float64 where that came in.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -42,7 +42,9 @@ class Grid:
         groups = [("x", x), ("c", c), *(("x", t) for t in tx), *(("y", y) for y in ys)]
         q, k, v, self.dense, self.slopes = x
         self.lo, self.hi, self.key = c
-        assert q is not None and k is not None and v is not None
+        assert q is not None
+        assert k is not None
+        assert v is not None
         self.batch = broadcast(
             tuple(t.shape[: t.dim() - rank])
             for row, group in groups
@@ -169,7 +171,9 @@ class Block:
         if grid.key is None:
             return None
         rows = torch.arange(self.at.start, self.at.stop, device=grid.device)
-        kept = philox.keep(grid.key, grid.p, torch.arange(grid.H, device=grid.device), rows, self.span.start, self.span.stop)
+        kept = philox.keep(
+            grid.key, grid.p, torch.arange(grid.H, device=grid.device), rows, self.span.start, self.span.stop
+        )
         return kept.unflatten(-3, self.heads).flatten(-3, -2).to(grid.dtype) / (1 - philox.threshold(grid.p) / 65536)
 
     # The formulas' letters.
@@ -249,15 +253,15 @@ class Gradients:
                 shape = t.transpose(-2, -3).shape if i in (1, 2) else t.shape
                 self.sums[i] = torch.zeros(shape, dtype=t.dtype if whole else grid.dtype, device=grid.device)
 
-    def add_rows(self, b: Block, value: Callable[[], Tensor]) -> None:
-        """To q, scaled: ``[..., G, R·m, K]``."""
+    def add_rows(self, b: Block, *pairs: tuple[Maybe, Maybe]) -> None:
+        """To q, products of logits and keys: ``[..., G, R·m, K]``."""
         if (total := self.sums[0]) is not None:
             part = total[..., b.at, :, :]
-            part.copy_(_fit(b.unrow(value()) * self.grid.scale, part))
+            part.copy_(_fit(b.unrow(mul(*pairs)) * self.grid.scale, part))
 
-    def add_keys(self, b: Block, i: int, value: Callable[[], Maybe]) -> None:
-        """To k (i = 1) or v (i = 2): ``[..., G, n, F]``."""
-        if (total := self.sums[i]) is not None and (found := value()) is not None:
+    def add_keys(self, b: Block, i: int, *pairs: tuple[Maybe, Maybe]) -> None:
+        """To k (i = 1) or v (i = 2), products of logits and rows: ``[..., G, n, F]``."""
+        if (total := self.sums[i]) is not None and (found := mul(*pairs)) is not None:
             part = total[..., b.span, :]
             part += _fit(found, part)
 
@@ -280,3 +284,19 @@ class Gradients:
 def _fit(value: Tensor, like: Tensor) -> Tensor:
     """``value`` summed over what ``like`` broadcasts."""
     return value.sum_to_size(like.shape)
+
+
+def mul(*pairs: tuple[Maybe, Maybe]) -> Any:
+    """The sum of a @ b over the pairs that are whole; ``None`` if none is."""
+    return add(*(a @ b for a, b in pairs if a is not None and b is not None))
+
+
+def add(*terms: Maybe) -> Any:
+    """The sum of the terms that are there; ``None`` if none is."""
+    present = [t for t in terms if t is not None]
+    return sum(present[1:], present[0]) if present else None
+
+
+def flip(t: Maybe) -> Maybe:
+    """The transpose, if there is something to transpose."""
+    return None if t is None else t.mT

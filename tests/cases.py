@@ -1,0 +1,111 @@
+"""What the laws range over: every primitive, its cases as tensors, its backends, and when two results agree."""
+
+import pkgutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils import _pytree as tree
+
+import xfn.ops
+from xfn._core.case import Case
+from xfn._core.dispatch import module
+from xfn._core.primitive import Primitive
+
+Tensors = tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One case of one primitive, on one backend."""
+
+    primitive: Primitive
+    case: Case
+    backend: str | None
+
+    def __str__(self) -> str:
+        return f"{self.primitive.name}-{self.case}-{self.backend or 'chosen'}"
+
+    def __call__(self, *x: Tensor) -> Tensors:
+        """The outputs, with the −∞ of rows that see nothing taken for zero, so that they can be summed."""
+        return tuple(torch.where(y == -torch.inf, 0, y) for y in self.case.call(*x, backend=self.backend))
+
+    @property
+    def oracle(self) -> "Subject":
+        return Subject(self.primitive, self.case, "reference")
+
+    def draw(self, seed: int = 0, dtype: torch.dtype = torch.float64, examples: int | None = None) -> Tensors:
+        """Its tensors; with ``examples``, stacked on a leading axis."""
+        generator = torch.Generator().manual_seed(seed)
+        lead = () if examples is None else (examples,)
+        shapes = [(*lead, *self.case.shape(name)) for name in self.case.shapes]
+        return tuple(torch.randn(s, generator=generator, dtype=torch.float64).to(dtype) for s in shapes)
+
+
+def primitives() -> Iterator[tuple[Primitive, Sequence[Case]]]:
+    """Every primitive that a module of ``xfn.ops`` defines, with that module's cases."""
+    for found in sorted(pkgutil.iter_modules(xfn.ops.__path__), key=lambda m: m.name):
+        module = import_module(f"xfn.ops.{found.name}")
+        for value in vars(module).values():
+            if isinstance(value, Primitive):
+                yield value, module.CASES
+
+
+def subjects(
+    keep: Callable[[Case], bool] = lambda case: True, backends: Sequence[str | None] = (None,)
+) -> pytest.MarkDecorator:
+    """Parametrise a law over the cases that are not for benchmarks.
+
+    Of the backends, ``None`` is the automatic choice and ``"complete"`` each one that has a whole family.
+    """
+    found = [
+        Subject(primitive, case, backend)
+        for primitive, cases in primitives()
+        for case in cases
+        if keep(case) and "long" not in case.tags
+        for name in backends
+        for backend in (complete(primitive) if name == "complete" else (name,))
+    ]
+    return pytest.mark.parametrize("subject", found, ids=str)
+
+
+def complete(primitive: Primitive) -> list[str]:
+    """The backends that implement every member of the family."""
+    members = [member.member for member in primitive.family]
+    return [b for b in primitive.backends if all(hasattr(module(b, primitive.name), m) for m in members)]
+
+
+def tiny(case: Case) -> bool:
+    return "tiny" in case.tags
+
+
+def filled(case: Case) -> bool:
+    return "empty" not in case.tags
+
+
+def error(got: Any, want: Any) -> float:
+    """The largest difference, relative to the largest number wanted, or to 1; infinite where one is not finite."""
+    pairs = list(zip(tree.tree_leaves(got), tree.tree_leaves(want), strict=True))
+    worst = 0.0
+    for a, b in pairs:
+        assert a.shape == b.shape, f"shape {list(a.shape)} is not {list(b.shape)}"
+        if a.numel():
+            scale = max(1.0, b.double().abs().max().item())
+            worst = max(worst, (a.double() - b.double()).abs().nan_to_num(nan=torch.inf).max().item() / scale)
+    return worst
+
+
+def agree(got: Any, want: Any, tolerance: float = 1e-10) -> None:
+    """Two trees of tensors have the same shapes and, in float64, the same numbers."""
+    found = error(got, want)
+    assert found <= tolerance, f"relative error {found:.2e} exceeds {tolerance:.0e}"
+
+
+def agree_in(dtype: torch.dtype, got: Any, same: Any, exact: Any) -> None:
+    """The tolerance law: twice the error that the reference makes in ``dtype``, and one rounding."""
+    found, allowed = error(got, exact), 2 * error(same, exact) + torch.finfo(dtype).eps
+    assert found <= allowed, f"error {found:.2e} exceeds {allowed:.2e} in {dtype}"

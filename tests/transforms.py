@@ -1,0 +1,303 @@
+"""Every transform, as a function of an op and its tensors.
+
+Each takes a function f of tensors to a tuple of tensors, and gives a tree of tensors that a right f makes the
+same as its oracle. ``x``, ``t``, ``s`` are a point and two tangents; ``xs`` and ``ts`` three of them, stacked.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.autograd.forward_ad as fwad
+from torch import Tensor, func
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils.checkpoint import checkpoint as torch_checkpoint
+
+Tensors = tuple[Tensor, ...]
+Function = Callable[..., Tensors]
+Transform = Callable[[Function, "Point"], Any]
+
+
+@dataclass(frozen=True)
+class Point:
+    x: Tensors
+    t: Tensors
+    s: Tensors
+    xs: Tensors
+    ts: Tensors
+
+    @property
+    def every(self) -> tuple[int, ...]:
+        return tuple(range(len(self.x)))
+
+
+def loss(f: Function) -> Callable[..., Tensor]:
+    """A scalar that bends: its second and third derivatives are not zero."""
+    return lambda *x: sum((i + 1.0) * (y.sin() + y.square() / 3).sum() for i, y in enumerate(f(*x)))  # type: ignore[return-value]
+
+
+def dot(a: Any, b: Any) -> Tensor:
+    return sum((u * v).sum() for u, v in zip(a, b, strict=True))  # type: ignore[return-value]
+
+
+def _leaves(x: Tensors) -> Tensors:
+    return tuple(v.detach().clone().requires_grad_() for v in x)
+
+
+# Values and first derivatives.
+
+
+def forward(f: Function, p: Point) -> Any:
+    return f(*p.x)
+
+
+def backward(f: Function, p: Point) -> Any:
+    x = _leaves(p.x)
+    loss(f)(*x).backward()
+    return [v.grad for v in x]
+
+
+def forward_ad_dual(f: Function, p: Point) -> Any:
+    with fwad.dual_level():
+        out = f(*(fwad.make_dual(x, t) for x, t in zip(p.x, p.t, strict=True)))
+        return [part for y in out for part in fwad.unpack_dual(y)]
+
+
+def grad(f: Function, p: Point) -> Any:
+    return func.grad(loss(f), p.every)(*p.x)
+
+
+def grad_of_each(f: Function, p: Point) -> Any:
+    return [func.grad(loss(f), i)(*p.x) for i in p.every]
+
+
+def vjp(f: Function, p: Point) -> Any:
+    out, pull = func.vjp(f, *p.x)
+    return out, pull(tuple(y.cos() for y in out))
+
+
+def vjp_of_each_output(f: Function, p: Point) -> Any:
+    pulls = [func.vjp(lambda *x, i=i: f(*x)[i], *p.x) for i in range(len(f(*p.x)))]
+    return [pull(out.cos()) for out, pull in pulls]
+
+
+def jvp(f: Function, p: Point) -> Any:
+    return func.jvp(f, p.x, p.t)
+
+
+def jvp_along_each(f: Function, p: Point) -> Any:
+    def along(i: int, v: Tensor) -> Tensors:
+        return f(*p.x[:i], v, *p.x[i + 1 :])
+
+    return [func.jvp(lambda v, i=i: along(i, v), (p.x[i],), (p.t[i],)) for i in p.every]
+
+
+def linearize(f: Function, p: Point) -> Any:
+    out, push = func.linearize(f, *p.x)
+    return out, push(*p.t)
+
+
+def jacrev(f: Function, p: Point) -> Any:
+    return func.jacrev(f, p.every)(*p.x)
+
+
+def jacfwd(f: Function, p: Point) -> Any:
+    return func.jacfwd(f, p.every)(*p.x)
+
+
+def is_grads_batched(f: Function, p: Point) -> Any:
+    x = _leaves(p.x)
+    out = f(*x)
+    cotangents = [torch.stack([y.detach().sin(), y.detach().cos()]) for y in out]
+    return torch.autograd.grad(out, x, cotangents, is_grads_batched=True, allow_unused=True, materialize_grads=True)
+
+
+# Maps.
+
+
+def vmap(f: Function, p: Point) -> Any:
+    return func.vmap(f)(*p.xs)
+
+
+def vmap_any_dim(f: Function, p: Point) -> Any:
+    dims = tuple(-1 - i % 2 for i in p.every)
+    return func.vmap(f, dims, -1)(*(x.movedim(0, d) for x, d in zip(p.xs, dims, strict=True)))
+
+
+def vmap_of_each(f: Function, p: Point) -> Any:
+    return [
+        func.vmap(f, tuple(0 if j == i else None for j in p.every))(*(p.xs[j] if j == i else p.x[j] for j in p.every))
+        for i in p.every
+    ]
+
+
+def vmap_vmap(f: Function, p: Point) -> Any:
+    inner = func.vmap(f, (0, *[None] * (len(p.x) - 1)))
+    return func.vmap(inner, (None, *[0] * (len(p.x) - 1)))(*p.xs)
+
+
+def ensemble(f: Function, p: Point) -> Any:
+    """``functional_call`` over ``stack_module_state``."""
+
+    class Model(torch.nn.Module):
+        def __init__(self, x: Tensors) -> None:
+            super().__init__()
+            self.x = torch.nn.ParameterList(x)
+
+        def forward(self, shift: Tensor) -> Tensors:
+            return f(*(v + shift for v in self.x))
+
+    models = [Model(tuple(v[i] for v in p.xs)) for i in range(3)]
+    state = func.stack_module_state(models)
+    call = lambda parameters, buffers: func.functional_call(models[0], (parameters, buffers), (torch.tensor(0.5),))
+    return func.vmap(call)(*state)
+
+
+# Compositions of two and three.
+
+
+def vmap_grad(f: Function, p: Point) -> Any:
+    return func.vmap(func.grad(loss(f), p.every))(*p.xs)
+
+
+def vmap_grad_partly_mapped(f: Function, p: Point) -> Any:
+    return [
+        func.vmap(func.grad(loss(f), p.every), tuple(0 if j == i else None for j in p.every))(
+            *(p.xs[j] if j == i else p.x[j] for j in p.every)
+        )
+        for i in p.every
+    ]
+
+
+def vmap_jvp(f: Function, p: Point) -> Any:
+    return func.vmap(lambda x, t: func.jvp(f, x, t))(p.xs, p.ts)
+
+
+def vmap_jvp_over_tangents(f: Function, p: Point) -> Any:
+    return func.vmap(lambda t: func.jvp(f, p.x, t))(p.ts)
+
+
+def jvp_vmap(f: Function, p: Point) -> Any:
+    return func.jvp(func.vmap(f), p.xs, p.ts)
+
+
+def grad_vmap(f: Function, p: Point) -> Any:
+    shared = lambda *x: func.vmap(f, (0, *[None] * (len(x) - 1)))(*x)
+    return func.grad(loss(shared), p.every)(p.xs[0], *p.x[1:])
+
+
+def double_backward(f: Function, p: Point) -> Any:
+    x = _leaves(p.x)
+    slopes = torch.autograd.grad(loss(f)(*x), x, create_graph=True)
+    dot(slopes, p.t).backward()
+    return [v.grad for v in x]
+
+
+def dual_of_backward(f: Function, p: Point) -> Any:
+    with fwad.dual_level():
+        x = tuple(fwad.make_dual(v, t) for v, t in zip(_leaves(p.x), p.t, strict=True))
+        slopes = torch.autograd.grad(loss(f)(*x), x)
+        return [fwad.unpack_dual(g).tangent for g in slopes]
+
+
+def jvp_grad(f: Function, p: Point) -> Any:
+    return func.jvp(func.grad(loss(f), p.every), p.x, p.t)
+
+
+def grad_jvp(f: Function, p: Point) -> Any:
+    return func.grad(lambda *x: loss(lambda *x: func.jvp(f, x, p.t)[1])(*x), p.every)(*p.x)
+
+
+def grad_jvp_by_tangent(f: Function, p: Point) -> Any:
+    return func.grad(lambda *t: loss(lambda *t: func.jvp(f, p.x, t)[1])(*t), p.every)(*p.t)
+
+
+def grad_grad(f: Function, p: Point) -> Any:
+    return func.grad(lambda *x: dot(func.grad(loss(f), p.every)(*x), p.t).sin(), p.every)(*p.x)
+
+
+def jvp_jvp(f: Function, p: Point) -> Any:
+    return func.jvp(lambda *x: func.jvp(f, x, p.t), p.x, p.s)
+
+
+def vmap_jvp_grad(f: Function, p: Point) -> Any:
+    return func.vmap(lambda x, t: func.jvp(func.grad(loss(f), p.every), x, t))(p.xs, p.ts)
+
+
+def vmap_grad_grad(f: Function, p: Point) -> Any:
+    twice = func.grad(lambda *x: dot(func.grad(loss(f), p.every)(*x), p.t).sin(), p.every)
+    return func.vmap(twice)(*p.xs)
+
+
+def grad_vmap_grad(f: Function, p: Point) -> Any:
+    norms = lambda *x: sum(g.square().sum() for g in func.vmap(func.grad(loss(f), p.every))(*x))
+    return func.grad(norms, p.every)(*p.xs)
+
+
+# Hessians and third derivatives, for tiny cases.
+
+
+def hessian(f: Function, p: Point) -> Any:
+    return func.hessian(loss(f), p.every)(*p.x)
+
+
+def jacrev_jacrev(f: Function, p: Point) -> Any:
+    return func.jacrev(func.jacrev(loss(f), p.every), p.every)(*p.x)
+
+
+def jacfwd_jacfwd(f: Function, p: Point) -> Any:
+    return func.jacfwd(func.jacfwd(loss(f), p.every), p.every)(*p.x)
+
+
+def vmap_hessian(f: Function, p: Point) -> Any:
+    return func.vmap(func.hessian(loss(f)))(*p.xs)
+
+
+def grad_grad_grad(f: Function, p: Point) -> Any:
+    once = lambda g: lambda *x: dot(func.grad(g, p.every)(*x), p.t).sin()
+    return func.grad(once(once(loss(f))), p.every)(*p.x)
+
+
+def jvp_jvp_grad(f: Function, p: Point) -> Any:
+    return func.jvp(lambda *x: func.jvp(func.grad(loss(f), p.every), x, p.t), p.x, p.s)
+
+
+def jvp_jvp_jvp(f: Function, p: Point) -> Any:
+    return func.jvp(lambda *x: func.jvp(lambda *x: func.jvp(f, x, p.t), x, p.s), p.x, p.t)
+
+
+THIRD = (hessian, jacrev_jacrev, jacfwd_jacfwd, vmap_hessian, grad_grad_grad, jvp_jvp_grad, jvp_jvp_jvp)
+
+
+# Other readers of programs.
+
+
+def checkpoint(f: Function, p: Point) -> Any:
+    again = lambda reentrant: lambda *x: torch_checkpoint(f, *x, use_reentrant=reentrant)
+    return backward(again(False), p), backward(again(True), p)
+
+
+def make_fx_grad(f: Function, p: Point) -> Any:
+    return make_fx(func.grad(loss(f), p.every))(*p.x)(*p.x)
+
+
+def functionalize(f: Function, p: Point) -> Any:
+    return func.functionalize(func.grad(loss(f), p.every))(*p.x)
+
+
+def export(f: Function, p: Point) -> Any:
+    class Model(torch.nn.Module):
+        def forward(self, *x: Tensor) -> Tensors:
+            return f(*x)
+
+    return torch.export.export(Model(), p.x).module()(*p.x)
+
+
+TRANSFORMS: tuple[Transform, ...] = tuple(
+    value
+    for name, value in vars().items()
+    if callable(value)
+    and getattr(value, "__module__", "") == __name__
+    and list(value.__annotations__) == ["f", "p", "return"]
+)

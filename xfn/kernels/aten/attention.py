@@ -1,0 +1,77 @@
+"""Attention by torch's own fused CPU kernel, where it gives exactly our semantics: forward and backward.
+
+It takes one batch dim and heads before length, ``[B, H, M, K]``, as many key heads as query heads, values as
+wide as keys, no mask or the causal one, and no dropout. Its backward takes no gradient of lse. Behind a mask it
+multiplies hidden keys by zero, so they must be finite.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..._core.dispatch import Call
+from ..._core.shapes import broadcast
+
+Maybe = Tensor | None
+Group = Sequence[Maybe]
+
+FLASH = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+FLASH_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+
+
+def supports(call: Call) -> list[str]:
+    q, k, v = (call.tensors[name] for name in "qkv")
+    has = lambda name: call.tensors.get(name) is not None
+    against = {
+        f"it runs on the cpu, not on {q.device.type}": q.device.type != "cpu",
+        f"G={k.shape[-2]} key heads are not H={q.shape[-2]}": k.shape[-2] != q.shape[-2],
+        f"V={v.shape[-1]} is not K={k.shape[-1]}": v.shape[-1] != k.shape[-1],
+        "its float16 is slower than no kernel at all": q.dtype == torch.float16,
+        "a tensor is empty": not (q.numel() and k.numel() and v.numel()),
+        "it adds no dense bias": has("dense"),
+        "it adds no alibi": has("slopes"),
+        "it drops nothing": has("key"),
+        "of masks it has only bias.causal()": has("lo"),
+        "it takes a gradient of out alone": call.member == "backward" and (has("d_lse") or not has("d_out")),
+    }
+    reasons = [reason for reason, holds in against.items() if holds]
+    if reasons or not has("hi"):
+        return reasons
+    if not _is_causal(call.tensors["hi"], q.shape[-3], k.shape[-3]):
+        return ["of masks it has only bias.causal()"]
+    return [] if (k.sum() + v.sum()).isfinite() else ["a key that is hidden may not be finite"]
+
+
+def forward(x: Group, c: Group, *, p: float, scale: float) -> tuple[Tensor, Tensor]:
+    batch, (q, k, v) = _joined(x[:3])
+    out, lse = FLASH(q, k, v, 0.0, c[1] is not None, scale=scale)
+    return _parted(out, batch), lse.reshape(*batch, *lse.shape[1:])
+
+
+def backward(x: Group, c: Group, y: Group, dy: Group, needs: Sequence[bool], *, p: float, scale: float) -> list[Maybe]:
+    batch, (q, k, v, out, dout) = _joined([*x[:3], y[0], dy[0]])
+    lse = y[1]
+    assert lse is not None
+    lse = lse.expand(*batch, *lse.shape[-2:]).reshape(q.shape[:3])
+    grads = FLASH_BACKWARD(dout, q, k, v, out, lse, 0.0, c[1] is not None, scale=scale)
+    found = [_parted(g, batch).sum_to_size(t.shape).contiguous() for g, t in zip(grads, x, strict=False)]
+    return [*found, None, None]
+
+
+def _is_causal(hi: Tensor, M: int, N: int) -> bool:
+    return hi.dim() == 1 and torch.equal(hi, torch.arange(1, M + 1, device=hi.device).clamp(max=N))
+
+
+def _joined(tensors: Sequence[Maybe]) -> tuple[tuple[int, ...], list[Tensor]]:
+    """Tensors ``[..., L, H, F]`` on their common batch, as ``[B, H, L, F]``."""
+    present = [t for t in tensors if t is not None]
+    batch = broadcast(t.shape[:-3] for t in present)
+    whole = [t.expand(*batch, *t.shape[-3:]).reshape(math.prod(batch), *t.shape[-3:]) for t in present]
+    return batch, [(t if t.stride(-1) == 1 else t.contiguous()).transpose(1, 2) for t in whole]
+
+
+def _parted(t: Tensor, batch: tuple[int, ...]) -> Tensor:
+    """``[B, H, L, F]`` as ``[..., L, H, F]``."""
+    return t.transpose(1, 2).contiguous().reshape(*batch, t.shape[2], t.shape[1], t.shape[3])

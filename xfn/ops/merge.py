@@ -1,0 +1,61 @@
+"""Merging attentions over disjoint key sets.
+
+    lse = log Σᵢ exp(lseᵢ)        out = Σᵢ exp(lseᵢ − lse) outᵢ
+
+Source: the rescaling step of online softmax (Milakov and Gimelshein, 2018), applied to whole attentions.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .._core.errors import ShapeError
+from .._core.shapes import Signature, wide
+
+PART = Signature.parse("out M H V, lse H M -> out M H V")
+
+
+def merge_attentions(outs: Sequence[Tensor] | Tensor, lses: Sequence[Tensor] | Tensor) -> tuple[Tensor, Tensor]:
+    """The attention over the union of key sets, from the attentions over each.
+
+    lse = log Σᵢ exp(lseᵢ) and out = Σᵢ exp(lseᵢ − lse) outᵢ; a part that sees no key (lseᵢ = −∞) adds nothing.
+
+    Args:
+        outs: one ``[..., M, H, V]`` per part, or all stacked on a leading axis.
+        lses: as many ``[..., H, M]``, of the same queries against disjoint keys.
+
+    Returns:
+        ``(out, lse)`` in the dtypes of the parts; gradients flow through both.
+
+    Raises:
+        ShapeError: the parts contradict each other.
+
+    Example:
+        >>> from xfn import attention, attention_with_lse, random
+        >>> q, k, v = random.normal(random.key(0), (3, 6, 2, 8))
+        >>> halves = [attention_with_lse(q, k[n], v[n]) for n in (slice(0, 2), slice(2, 6))]
+        >>> out, lse = merge_attentions(*zip(*halves))
+        >>> torch.allclose(out, attention(q, k, v), atol=1e-6)
+        True
+    """
+    if not len(outs) or len(outs) != len(lses):
+        raise ShapeError(f"a merge needs one lse for every out and at least one, but got {len(outs)} and {len(lses)}")
+    for out, lse in zip(outs, lses, strict=True):
+        PART.check({"out": out, "lse": lse})
+        if out.shape != outs[0].shape or lse.shape != lses[0].shape:
+            raise ShapeError(
+                f"the parts differ: out {list(out.shape)} and lse {list(lse.shape)} "
+                f"beside {list(outs[0].shape)} and {list(lses[0].shape)}"
+            )
+    out, lse = torch.stack(tuple(outs)), torch.stack(tuple(lses))
+    sees = lse > -torch.inf
+    top = torch.where(sees, lse, -torch.inf).detach().amax(0)
+    top = torch.where(top == -torch.inf, 0, top)
+    weights = torch.where(sees, (torch.where(sees, lse, 0) - top).exp(), 0)
+    total = weights.sum(0)
+    some = total != 0
+    total = torch.where(some, total, 1)
+    each = lambda t: t.mT.unsqueeze(-1)  # [i, ..., H, M] as [i, ..., M, H, 1]
+    mixed = (torch.where(each(sees), out.to(wide(out.dtype)), 0) * each(weights / total)).sum(0)
+    return mixed.to(out.dtype), torch.where(some, total.log() + top, -torch.inf)
