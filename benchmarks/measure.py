@@ -1,0 +1,49 @@
+"""How long a call takes, and how much memory it holds at its worst."""
+
+import os
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+MIB = 2**20
+
+
+def peak_bytes(f: Callable[[], Any]) -> int:
+    """The most bytes that ``f`` has allocated at one time, as torch's allocator reports them, beyond what was held
+    before and what its result holds."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.max_memory_allocated()
+        result = f()
+        torch.cuda.synchronize()
+        held = torch.cuda.memory_allocated() - before
+        top = torch.cuda.max_memory_allocated() - before
+    else:
+        os.environ.setdefault("KINETO_LOG_LEVEL", "5")
+        activities = [torch.profiler.ProfilerActivity.CPU]
+        with torch.profiler.profile(activities=activities, profile_memory=True, acc_events=True) as profile:
+            result = f()
+        events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]  # type: ignore[union-attr]
+        held = top = 0
+        for event in sorted(events, key=lambda e: e.start_ns()):
+            held += event.nbytes()
+            top = max(top, held)
+    del result
+    return top - held
+
+
+def median_seconds(*fs: Callable[[], Any], repeats: int = 5) -> list[float]:
+    """The median wall time of each function, all of them interleaved in one process."""
+    times: list[list[float]] = [[] for _ in fs]
+    for _ in range(repeats):
+        for f, taken in zip(fs, times, strict=True):
+            start = time.perf_counter()
+            f()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            taken.append(time.perf_counter() - start)
+    return [statistics.median(taken) for taken in times]
