@@ -30,6 +30,8 @@ class Subject:
     def __str__(self) -> str:
         return f"{self.primitive.name}-{self.case}-{self.backend or 'chosen'}"
 
+    __repr__ = __str__
+
     def __call__(self, *x: Tensor) -> Tensors:
         """The outputs, with the −∞ of rows that see nothing taken for zero, so that they can be summed."""
         return tuple(torch.where(y == -torch.inf, 0, y) for y in self.case.call(*x, backend=self.backend))

@@ -8,10 +8,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 import torch._functorch.config
-import torch._inductor.config
 
 torch._functorch.config.enable_autograd_cache = False
-torch._inductor.config.force_disable_caches = True
 torch.set_num_threads(1)
 
 

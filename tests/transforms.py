@@ -137,21 +137,22 @@ def vmap_vmap(f: Function, p: Point) -> Any:
     return func.vmap(inner, (None, *[0] * (len(p.x) - 1)))(*p.xs)
 
 
+class Model(torch.nn.Module):
+    """An op with its tensors as parameters."""
+
+    def __init__(self, f: Function, x: Tensors) -> None:
+        super().__init__()
+        self.f, self.x = f, torch.nn.ParameterList(x)
+
+    def forward(self, shift: Tensor) -> Tensors:
+        return self.f(*(v + shift for v in self.x))
+
+
 def ensemble(f: Function, p: Point) -> Any:
     """``functional_call`` over ``stack_module_state``."""
-
-    class Model(torch.nn.Module):
-        def __init__(self, x: Tensors) -> None:
-            super().__init__()
-            self.x = torch.nn.ParameterList(x)
-
-        def forward(self, shift: Tensor) -> Tensors:
-            return f(*(v + shift for v in self.x))
-
-    models = [Model(tuple(v[i] for v in p.xs)) for i in range(3)]
+    models = [Model(f, tuple(v[i] for v in p.xs)) for i in range(3)]
     state = func.stack_module_state(models)
-    call = lambda parameters, buffers: func.functional_call(models[0], (parameters, buffers), (torch.tensor(0.5),))
-    return func.vmap(call)(*state)
+    return func.vmap(lambda state: func.functional_call(models[0], state, (torch.tensor(0.5),)))(state)
 
 
 # Compositions of two and three.
@@ -274,8 +275,11 @@ THIRD = (hessian, jacrev_jacrev, jacfwd_jacfwd, vmap_hessian, grad_grad_grad, jv
 
 
 def checkpoint(f: Function, p: Point) -> Any:
-    again = lambda reentrant: lambda *x: torch_checkpoint(f, *x, use_reentrant=reentrant)
-    return backward(again(False), p), backward(again(True), p)
+    return backward(lambda *x: torch_checkpoint(f, *x, use_reentrant=False), p)
+
+
+def checkpoint_reentrant(f: Function, p: Point) -> Any:
+    return backward(lambda *x: torch_checkpoint(f, *x, use_reentrant=True), p)
 
 
 def make_fx_grad(f: Function, p: Point) -> Any:
@@ -287,11 +291,22 @@ def functionalize(f: Function, p: Point) -> Any:
 
 
 def export(f: Function, p: Point) -> Any:
-    class Model(torch.nn.Module):
-        def forward(self, *x: Tensor) -> Tensors:
-            return f(*x)
+    shift = torch.zeros(())
+    return torch.export.export(Model(f, p.x), (shift,)).module()(shift)
 
-    return torch.export.export(Model(), p.x).module()(*p.x)
+
+def export_grad(f: Function, p: Point) -> Any:
+    """torch exports no grad of plain code either; what make_fx made of it, it does."""
+
+    class Grad(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.program = make_fx(func.grad(loss(f), p.every))(*p.x)
+
+        def forward(self, *x: Tensor) -> Any:
+            return self.program(*x)
+
+    return torch.export.export(Grad(), p.x).module()(*p.x)
 
 
 TRANSFORMS: tuple[Transform, ...] = tuple(

@@ -34,8 +34,10 @@ class Bias:
 
     terms: tuple[Term, ...]
 
-    def __add__(self, other: "Bias | Tensor") -> "Bias":
-        return Bias(self.terms + as_bias(other).terms)
+    def __add__(self, other: "Bias") -> "Bias":
+        if not isinstance(other, Bias):
+            raise TypeError(f"a bias combines with a bias, not with {type(other).__name__}: write bias.dense(tensor)")
+        return Bias(self.terms + other.terms)
 
     __and__ = __add__
 

@@ -249,10 +249,12 @@ CASES = (
     _case("multi-query", H=4, G=1, K=3, V=5),
     _case("two batches", batch="B C", C=3, M=3, N=4),
     _case("bias", lambda b: b, "B H M N"),
-    _case("head bias", lambda b: biases.causal() + b, "H 1 N", tags="tiny", M=2, N=3, B=1),
+    _case("head bias", lambda b: biases.causal() + biases.dense(b), "H 1 N", tags="tiny", M=2, N=3, B=1),
     _case("key bias", lambda b: b, "N", M=4),
     _case("mask", lambda: random.bernoulli(random.key(1), 0.5, (2, 2, 5, 7)), N=7),
-    _case("mask and bias", lambda b: biases.dense(random.bernoulli(random.key(2), 0.6, (5, 5))) & b, "H M N"),
+    _case(
+        "mask and bias", lambda b: biases.dense(random.bernoulli(random.key(2), 0.6, (5, 5))) & biases.dense(b), "H M N"
+    ),
     _case("padding", lambda: biases.span(0, torch.tensor([[4], [2]])), M=3),
     _case("window", lambda: biases.local(1, 2), M=9, N=9),
     _case("window and causal", lambda: biases.local(3, 0).causal("bottom-right"), M=6, N=8),
