@@ -105,9 +105,3 @@ def agree(got: Any, want: Any, tolerance: float = 1e-10) -> None:
     """Two trees of tensors have the same shapes and, in float64, the same numbers."""
     found = error(got, want)
     assert found <= tolerance, f"relative error {found:.2e} exceeds {tolerance:.0e}"
-
-
-def agree_in(dtype: torch.dtype, got: Any, same: Any, exact: Any) -> None:
-    """The tolerance law: twice the error that the reference makes in ``dtype``, and one rounding."""
-    found, allowed = error(got, exact), 2 * error(same, exact) + torch.finfo(dtype).eps
-    assert found <= allowed, f"error {found:.2e} exceeds {allowed:.2e} in {dtype}"

@@ -51,10 +51,11 @@ class Member:
         composite: Callable[..., Any] | None = None,
     ) -> None:
         self.primitive, self.member, self.name = primitive, member, f"{primitive}_{member}"
+        self.groups = groups.split()
         self.signature, self.options, self.backends, self.inward = signature, tuple(options), backends, inward
         self._rules, self._composite = rules, composite
         rows = {"x": signature.operands, "c": signature.constants, "y": signature.outputs}
-        chosen = [(rows[of], prefix, absent) for of, prefix, absent in (GROUPS[g] for g in groups.split())]
+        chosen = [(rows[of], prefix, absent) for of, prefix, absent in (GROUPS[g] for g in self.groups)]
         self.lengths = [len(row) for row, _, _ in chosen]
         self.operands: list[Operand] = [o for row, _, _ in chosen for o in row]
         self.names = [f"{prefix}{o.name}" for row, prefix, _ in chosen for o in row]

@@ -47,7 +47,7 @@ def supports(call: Call) -> list[str]:
 def forward(x: Group, c: Group, *, p: float, scale: float) -> tuple[Tensor, Tensor]:
     batch, (q, k, v) = _joined(x[:3])
     out, lse = FLASH(q, k, v, 0.0, c[1] is not None, scale=scale)
-    return _parted(out, batch), lse.reshape(*batch, *lse.shape[1:])
+    return _parted(out, batch), lse.contiguous().reshape(*batch, *lse.shape[1:])
 
 
 def backward(x: Group, c: Group, y: Group, dy: Group, needs: Sequence[bool], *, p: float, scale: float) -> list[Maybe]:
@@ -56,8 +56,10 @@ def backward(x: Group, c: Group, y: Group, dy: Group, needs: Sequence[bool], *, 
     assert lse is not None
     lse = lse.expand(*batch, *lse.shape[-2:]).reshape(q.shape[:3])
     grads = FLASH_BACKWARD(dout, q, k, v, out, lse, 0.0, c[1] is not None, scale=scale)
-    found = [_parted(g, batch).sum_to_size(t.shape).contiguous() for g, t in zip(grads, x, strict=False)]
-    return [*found, None, None]
+    return [
+        _parted(g, batch).sum_to_size(t.shape).contiguous() if need and t is not None else None
+        for g, t, need in zip((*grads, None, None), x, needs, strict=True)
+    ]
 
 
 def _is_causal(hi: Tensor, M: int, N: int) -> bool:

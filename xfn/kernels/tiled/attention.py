@@ -1,19 +1,19 @@
 """Attention in plain torch, a block of queries at a time: O(M + N) memory, every member of the family.
 
-With s = scale · q kᵀ + bias, P = exp(s − lse), D the dropout factors, Δ = rowsum(dout ∘ out) − dlse:
+With s = scale · q kᵀ + bias, P = softmax(s), D the dropout factors and ⟨z⟩ = rowsum(P ∘ z):
 
     forward    out = (P ∘ D) v,  lse = log Σ exp(s)
-    backward   X = D ∘ (dout vᵀ) − Δ,  dS = P ∘ X
+    backward   Y = D ∘ (dout vᵀ),  X = Y − ⟨Y⟩ + dlse,  dS = P ∘ X
                dq = scale dS k,  dk = scale dSᵀ q,  dv = (P ∘ D)ᵀ dout,  dbias = dS
-    jvp        ṡ = scale (q̇ kᵀ + q k̇ᵀ) + ḃ,  μ = rowsum(P ∘ ṡ)
-               tout = (D ∘ P ∘ (ṡ − μ)) v + (P ∘ D) v̇,  tlse = μ                (as Σ P D v = out)
-    hvp        Ṗ = P ∘ (ṡ − tlse),  Ẋ = D ∘ (ḋout vᵀ + dout v̇ᵀ) − Δ̇,  ḋS = Ṗ ∘ X + P ∘ Ẋ
-               Δ̇ = rowsum(dout ∘ tout) + rowsum(ḋout ∘ out) − ḋlse
+    jvp        ṡ = scale (q̇ kᵀ + q k̇ᵀ) + ḃ,  c = ṡ − ⟨ṡ⟩
+               tout = (D ∘ P ∘ c) v + (P ∘ D) v̇,  tlse = ⟨ṡ⟩
+    hvp        Ṗ = P ∘ c,  Ẏ = D ∘ (ḋout vᵀ + dout v̇ᵀ),  Ẋ = Ẏ − ⟨c ∘ Y + Ẏ⟩ + ḋlse,  ḋS = Ṗ ∘ X + P ∘ Ẋ
                scale (ḋS k + dS k̇),  scale (ḋSᵀ q + dSᵀ q̇),  (Ṗ ∘ D)ᵀ dout + (P ∘ D)ᵀ ḋout,  ḋS
-    jvp2       a = ṡᵤ − tlseᵤ,  b = ṡ_w − tlse_w,  σ = a ∘ b + scale (q̇ᵤ k̇_wᵀ + q̇_w k̇ᵤᵀ),  ν = rowsum(P ∘ σ)
-               (D ∘ P ∘ (σ − ν)) v + (D ∘ P ∘ a) v̇_w + (D ∘ P ∘ b) v̇ᵤ,  ν
+    jvp2       σ = cᵤ ∘ c_w + scale (q̇ᵤ k̇_wᵀ + q̇_w k̇ᵤᵀ)
+               (D ∘ P ∘ (σ − ⟨σ⟩)) v + (D ∘ P ∘ cᵤ) v̇_w + (D ∘ P ∘ c_w) v̇ᵤ,  ⟨σ⟩
 
-A query that sees nothing has lse = −∞, read as 0, and P = 0: everything is 0.
+A block holds whole rows, so P and ⟨·⟩ are summed from the logits themselves, which is more exact than out and lse
+as they were rounded; lse only tells which queries see nothing: for them P = 0, and everything is 0.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from ..._core.dispatch import Call
-from .grid import Block, Gradients, Grid, Group, Maybe, add, flip, mul
+from .grid import Gradients, Grid, Group, Maybe, add, flip, mul
 
 Grads = list[Maybe]
 
@@ -51,7 +51,7 @@ def backward(x: Group, c: Group, y: Group, dy: Group, needs: Sequence[bool], *, 
     grads = Gradients(grid, x, needs)
     for b in grid.blocks(y[1]):
         P, dout = b.weights(), b.rows(dy[0])
-        dS = P * add(b.drop(mul((dout, b.v.mT))), _delta(b, (y, dy)))
+        dS = P * centred(P, b.drop(mul((dout, b.v.mT))), b.row(dy[1]))
         grads.add_rows(b, (dS, b.k))
         grads.add_keys(b, 1, (dS.mT, b.q))
         grads.add_keys(b, 2, (b.drop(P).mT, dout))
@@ -65,7 +65,7 @@ def jvp(x: Group, c: Group, y: Group, tx: Group, *, p: float, scale: float) -> t
     t = grid.tangent(tx)
     for b in grid.blocks(y[1]):
         P, s = b.weights(), b.along(t)
-        mean = (P * s).sum(-1, keepdim=True)
+        mean = average(P, s)
         b.write(mul((b.drop(P * (s - mean)), b.v), (b.drop(P), b.keys(t[2]))), tout)
         b.write_row(mean, tlse)
     return tout, tlse
@@ -82,10 +82,13 @@ def hvp(
         dout, tdout = b.rows(dy[0]), b.rows(tdy[0])
         tq, tk, tv = b.rows(t[0], scale), b.keys(t[1]), b.keys(t[2])
         P = b.weights()
-        tP = P * (b.along(t) - b.row(ty[1]))
-        X = add(b.drop(mul((dout, b.v.mT))), _delta(b, (y, dy)))
-        tX = add(b.drop(mul((tdout, b.v.mT), (dout, flip(tv)))), _delta(b, (ty, dy), (y, tdy)))
-        dS, tdS = P * X, tP * X + P * tX
+        turn = centred(P, b.along(t))
+        Y = b.drop(mul((dout, b.v.mT)))
+        tY = b.drop(mul((tdout, b.v.mT), (dout, flip(tv))))
+        X = centred(P, Y, b.row(dy[1]))
+        tX = add(tY, -average(P, add(turn * (0 if Y is None else Y), tY)), b.row(tdy[1]))
+        dS, tP = P * X, P * turn
+        tdS = tP * X + P * tX
         grads.add_rows(b, (tdS, b.k), (dS, tk))
         grads.add_keys(b, 1, (tdS.mT, b.q), (dS.mT, tq))
         grads.add_keys(b, 2, (b.drop(tP).mT, dout), (b.drop(P).mT, tdout))
@@ -100,18 +103,22 @@ def jvp2(
     tout, tlse = grid.outputs()
     u, w = grid.tangent(ux), grid.tangent(wx)
     for b in grid.blocks(y[1]):
-        P, s, r = b.weights(), b.along(u) - b.row(uy[1]), b.along(w) - b.row(wy[1])
+        P = b.weights()
+        s, r = centred(P, b.along(u)), centred(P, b.along(w))
         uq, wq = b.rows(u[0], scale), b.rows(w[0], scale)
         bent = add(s * r, mul((uq, flip(b.keys(w[1]))), (wq, flip(b.keys(u[1])))))
-        mean = (P * bent).sum(-1, keepdim=True)
+        mean = average(P, bent)
         moved = mul((b.drop(P * (bent - mean)), b.v), (b.drop(P * s), b.keys(w[2])), (b.drop(P * r), b.keys(u[2])))
         b.write(moved, tout)
         b.write_row(mean, tlse)
     return tout, tlse
 
 
-def _delta(b: Block, *pairs: tuple[Group, Group]) -> Tensor:
-    """−Δ, or with two pairs −Δ̇: minus the sum over pairs of rowsum(dout ∘ out), plus the dlse of the last one."""
-    rows = [(b.rows(y[0]), b.rows(dy[0])) for y, dy in pairs]
-    dots = [-(out * dout).sum(-1, keepdim=True) for out, dout in rows if dout is not None]
-    return add(b.q.new_zeros(()), *dots, b.row(pairs[-1][1][1]))
+def average(P: Tensor, z: Tensor) -> Tensor:
+    """⟨z⟩, one number a row."""
+    return (P * z).sum(-1, keepdim=True)
+
+
+def centred(P: Tensor, z: Maybe, shift: Maybe = None) -> Tensor:
+    """z − ⟨z⟩ + shift; what is absent is zero."""
+    return add(P.new_zeros(()), shift) if z is None else add(z - average(P, z), shift)

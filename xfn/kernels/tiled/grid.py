@@ -108,12 +108,8 @@ class Block:
     def __init__(self, grid: Grid, rows: slice, keys: slice, ragged: bool, lse: Tensor | None) -> None:
         self.grid, self.at, self.span = grid, rows, keys
         self.heads, self.m, self.n = (grid.G, grid.H // grid.G), rows.stop - rows.start, keys.stop - keys.start
-        self.blind = None
-        if lse is not None:
-            self.lse = self.row(lse)
-            blind = self.lse == -torch.inf
-            self.lse = self.lse.masked_fill(blind, 0)
-            self.blind = blind if blind.any() else None
+        blind = None if lse is None or not grid.masked else self.row(lse) == -torch.inf
+        self.blind = blind if blind is not None and blind.any() else None
         self.q, self.k, self.v = self.rows(grid.q, grid.scale), self.keys(grid.k), self.keys(grid.v)
         self.hidden, self.kept = self._hidden(ragged), self._kept()
 
@@ -199,11 +195,11 @@ class Block:
         return t.to(self.grid.dtype).unflatten(-1, self.heads)[..., None, None]
 
     def weights(self) -> Tensor:
-        """P = exp(s − lse), 0 where hidden."""
-        P = (self.logits() - self.lse).exp_()
+        """P = softmax(s), 0 where hidden."""
+        P = torch.softmax(self.logits(), -1)
         if self.hidden is not None and self.grid.unsound is not None:
             P = torch.where(self.hidden, 0, self.split(P)).flatten(-3, -2)
-        return P
+        return P if self.blind is None else torch.where(self.blind, 0, P)
 
     def drop(self, t: Any) -> Any:
         """t ∘ D."""
@@ -282,8 +278,8 @@ class Gradients:
 
 
 def _fit(value: Tensor, like: Tensor) -> Tensor:
-    """``value`` summed over what ``like`` broadcasts."""
-    return value.sum_to_size(like.shape)
+    """``value`` in the shape of ``like``: summed over what that broadcasts, repeated for examples that share it."""
+    return value.expand(broadcast((tuple(value.shape), tuple(like.shape)))).sum_to_size(like.shape)
 
 
 def mul(*pairs: tuple[Maybe, Maybe]) -> Any:

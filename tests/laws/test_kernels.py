@@ -1,0 +1,110 @@
+"""Every kernel × every member of the family × every case × every dtype, against the reference's own derivatives."""
+
+from collections.abc import Container, Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from xfn._core.dispatch import Call, module, reasons
+from xfn._core.errors import Unsupported
+from xfn._core.member import Member
+from xfn._core.primitive import Primitive
+
+from ..cases import Case, agree, error, primitives
+from ..watch import watch
+
+Group = list[Tensor | None]
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+KERNELS = [
+    pytest.param(primitive, case, member, backend, id=f"{primitive.name}-{case}-{member.member}-{backend}")
+    for primitive, cases in primitives()
+    for case in cases
+    if "long" not in case.tags
+    for member in primitive.family
+    for backend in primitive.backends
+]
+
+
+class Arguments:
+    """What the members of a family may be called with, at a case: groups by name, drawn once."""
+
+    def __init__(self, primitive: Primitive, case: Case, dtype: torch.dtype) -> None:
+        generator = torch.Generator().manual_seed(0)
+        draw = lambda shape: torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+        tensors = [draw(case.shape(name)) for name in case.shapes]
+        ((_, flat),) = watch(lambda: case.call(*tensors)).calls
+        (x, c), (*numbers, _) = primitive.forward.split(flat)
+        self.primitive, self.options = primitive, dict(zip(primitive.options, numbers, strict=True))
+        y = list(primitive.composite.forward(x, c, **self.options))
+        tx, wx = ([None if t is None or t.dtype == torch.bool else draw(t.shape) for t in x] for _ in range(2))
+        dy, tdy = ([draw(t.shape).to(t.dtype) for t in y] for _ in range(2))
+        self.needs = [t is not None and t.is_floating_point() for t in x]
+        self.groups: dict[str, Group] = {"x": x, "c": c, "y": y, "tx": tx, "ux": tx, "wx": wx, "dy": dy, "tdy": tdy}
+
+    def of(
+        self, member: Member, absent: Container[tuple[str, int]] = (), dtype: torch.dtype | None = None
+    ) -> list[Group]:
+        """The member's groups, less what is absent; the tangents of y are those along what is left."""
+        left = {g: [None if (g, i) in absent else t for i, t in enumerate(row)] for g, row in self.groups.items()}
+        for moved, along in (("ty", "tx"), ("uy", "ux"), ("wy", "wx")):
+            left[moved] = list(
+                self.primitive.composite.jvp(left["x"], left["c"], left["y"], left[along], **self.options)
+            )
+        cast = lambda t: t.to(dtype) if dtype is not None and t is not None and t.is_floating_point() else t
+        return [[cast(t) for t in left[g]] for g in member.groups]
+
+    def against(self, member: Member, groups: Sequence[Group], backend: str) -> list[str]:
+        """The reasons of a backend not to run the member on these groups."""
+        tensors = dict(zip(member.names, (t for g in groups for t in g), strict=True))
+        return reasons(backend, Call(self.primitive.name, member.member, tensors, self.options))
+
+    def run(self, function: Any, member: Member, groups: Sequence[Group], needs: Sequence[bool]) -> list[Tensor]:
+        found = function(*groups, needs, **self.options) if member.inward else function(*groups, **self.options)
+        assert not member.inward or [t is not None for t in found] == list(needs)
+        return [torch.where(t == -torch.inf, 0, t) for t in found if t is not None]
+
+
+def functions(primitive: Primitive, member: Member, backend: str) -> tuple[Any, Any]:
+    """A member's kernel, and its derivation from the reference."""
+    return getattr(module(backend, primitive.name), member.member), getattr(primitive.composite, member.member)
+
+
+@pytest.mark.usefixtures("poisoned")
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("primitive", "case", "member", "backend"), KERNELS)
+def test_equals_the_reference_or_refuses(
+    primitive: Primitive, case: Case, member: Member, backend: str, dtype: torch.dtype
+) -> None:
+    """With everything given, and with any one cotangent or tangent absent, or (in float64) all but one. The tolerance
+    law: at worst twice the worst error of the reference in that dtype, and one rounding."""
+    at = Arguments(primitive, case, dtype)
+    optional = {(g, i) for g in member.groups if g in ("tx", "ux", "wx", "dy", "tdy") for i in range(len(at.groups[g]))}
+    worst, allowed = 0.0, torch.finfo(dtype).eps
+    alone = [optional - {one} for one in optional] if dtype == torch.float64 else []
+    for absent in [set(), *({one} for one in optional), *alone]:
+        groups = at.of(member, absent)
+        if against := at.against(member, groups, backend):
+            with pytest.raises(Unsupported) as refusal:
+                member(*groups, options=(*at.options.values(), backend), needs=at.needs)
+            assert all(reason in str(refusal.value) for reason in against)
+            continue
+        got, same = (at.run(f, member, groups, at.needs) for f in functions(primitive, member, backend))
+        exact = at.run(functions(primitive, member, backend)[1], member, at.of(member, absent, torch.float64), at.needs)
+        assert [(t.dtype, t.is_contiguous()) for t in got] == [(t.dtype, True) for t in same]
+        worst, allowed = max(worst, error(got, exact)), max(allowed, 2 * error(same, exact) + torch.finfo(dtype).eps)
+    allowed = 1e-10 if dtype == torch.float64 else allowed
+    assert worst <= allowed, f"error {worst:.2e} exceeds {allowed:.2e} in {dtype}"
+
+
+@pytest.mark.parametrize(("primitive", "case", "member", "backend"), KERNELS)
+def test_an_unwanted_gradient_is_none(primitive: Primitive, case: Case, member: Member, backend: str) -> None:
+    at = Arguments(primitive, case, torch.float64)
+    groups = at.of(member, {("dy", 1)})
+    if not member.inward or at.against(member, groups, backend):
+        return
+    for wanted in range(len(at.needs)):
+        needs = [need and i == wanted for i, need in enumerate(at.needs)]
+        kernel, oracle = functions(primitive, member, backend)
+        agree(at.run(kernel, member, groups, needs), at.run(oracle, member, groups, needs))
