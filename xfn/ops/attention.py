@@ -19,7 +19,7 @@ makes NaN of the queries that see it and touches no other.
 Source: Vaswani et al., "Attention is all you need" (2017); in tiles: Rabe and Staats (2021), Dao et al. (2022).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -116,9 +116,9 @@ def attention_with_lse(
         torch.Size([4, 5])
     """
     q, k, v = autocast(q, k, v)
-    _check_kind(q, k, v, p)
     M, N = (t.shape[-3] if t.dim() >= 3 else 0 for t in (q, k))
     lo, hi, dense, slopes = biases.as_bias(bias).resolve(M, N, q.device)
+    _check_kind(q, {"k": k, "v": v}, {"bias": dense, "alibi": slopes}, p)
     operands = {"q": q, "k": k, "v": v, "dense": dense, "slopes": slopes, "lo": lo, "hi": hi}
     sizes, batch = SIGNATURE.check(operands, called={"dense": "bias", "slopes": "alibi"})
     if sizes["H"] % sizes["G"]:
@@ -192,12 +192,14 @@ def reference(
 ATTENTION = Primitive("attention", SIGNATURE, reference, options=("p", "scale"), backends=("aten", "tiled"))
 
 
-def _check_kind(q: Tensor, k: Tensor, v: Tensor, p: float) -> None:
-    for name, t in (("k", k), ("v", v)):
+def _check_kind(q: Tensor, alike: Mapping[str, Tensor], beside: Mapping[str, Tensor | None], p: float) -> None:
+    """``alike`` share q's dtype and device, ``beside`` its device."""
+    for name, t in alike.items():
         if t.dtype != q.dtype:
             raise TypeError(f"q is {q.dtype}, but {name} is {t.dtype}: write {name}.to(q.dtype)")
-        if t.device != q.device:
-            raise ValueError(f"q is on {q.device}, but {name} is on {t.device}: write {name}.to(q.device)")
+    for name, other in {**alike, **beside}.items():
+        if other is not None and other.device != q.device:
+            raise ValueError(f"q is on {q.device}, but {name} is on {other.device}: write {name}.to(q.device)")
     if q.dtype not in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
         raise TypeError(f"q is {q.dtype}; attention takes float64, float32, bfloat16 or float16")
     if not 0 <= p < 1:

@@ -53,14 +53,15 @@ class Grid:
         )
         self.p, self.scale, self.dtype, self.device = p, scale, wide(q.dtype), q.device
         (self.M, self.H), (self.N, self.G) = q.shape[-3:-1], k.shape[-3:-1]
-        self.masked = any(t is not None for t in (self.lo, self.hi, self.dense))
-        self.unsound = self._unsound([t for row, group in groups if row == "x" for t in group[1:3] if t is not None])
+        keys = [t for row, group in groups if row == "x" for t in group[1:3] if t is not None]
+        masked = any(t is not None for t in (self.lo, self.hi, self.dense))
+        self.unsound = self._unsound(keys) if masked else None
+        self.strict = masked and (self.unsound is not None or not bool(q.isfinite().all()))
+        self.masked = masked
         self.q, self.k, self.v = q, self.pack(k), self.pack(v)
 
     def _unsound(self, keys: Sequence[Tensor]) -> Tensor | None:
-        """Keys ``[..., G, N, 1]`` that are not finite somewhere, if there are any and some query may not see them."""
-        if not self.masked:
-            return None
+        """Keys ``[..., G, N, 1]`` that are not finite somewhere, if there are any."""
         sound = torch.ones((), dtype=torch.bool, device=self.device)
         for t in keys:
             sound = sound & t.isfinite().all(-1)
@@ -156,7 +157,7 @@ class Block:
             if grid.hi is not None:
                 sides.append(n >= grid.hi[..., self.at, None])
             hidden = (sides[0] if len(sides) == 1 else sides[0] | sides[1])[..., None, None, :, :]
-        if grid.dense is not None and (grid.dense.dtype == torch.bool or grid.unsound is not None):
+        if grid.dense is not None and (grid.dense.dtype == torch.bool or grid.strict):
             dense = self.square(grid.dense)
             dark = ~dense if dense.dtype == torch.bool else dense == -torch.inf
             hidden = dark if hidden is None else hidden | dark

@@ -1,0 +1,253 @@
+"""What is particular to attention: its definition, rows that see nothing, values that are not finite, its errors."""
+
+import re
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, func
+
+import xfn
+from xfn import KeyRequired, ShapeError, Unsupported, bias, random
+from xfn.ops.attention import ATTENTION
+
+from ..cases import agree, complete
+from ..transforms import TRANSFORMS, Point, Transform, dot
+
+BACKENDS = [None, "reference", *complete(ATTENTION)]
+backends = pytest.mark.parametrize("backend", BACKENDS)
+
+
+def drawn(*shapes: tuple[int, ...], dtype: torch.dtype = torch.float64) -> list[Tensor]:
+    return [torch.randn(shape, dtype=torch.float64).to(dtype) for shape in shapes]
+
+
+@backends
+def test_is_its_definition(backend: str | None) -> None:
+    """One weight at a time, in Python."""
+    q, k, v, b = drawn((3, 4, 2), (5, 2, 2), (5, 2, 3), (4, 3, 5))
+    seen = torch.rand(3, 5) > 0.3
+    made = bias.dense(b) & bias.dense(seen) & bias.local(3, 2) & bias.alibi(torch.arange(4.0))
+    out, lse = xfn.attention_with_lse(q, k, v, made, scale=0.7, backend=backend)
+    for m in range(3):
+        for h in range(4):
+            s = {
+                n: 0.7 * (q[m, h] @ k[n, h // 2]) + b[h, m, n] - h * abs(m - n)
+                for n in range(5)
+                if seen[m, n] and m - 3 <= n <= m + 2
+            }
+            total = sum(x.exp() for x in s.values())
+            agree(out[m, h], sum(x.exp() / total * v[n, h // 2] for n, x in s.items()))
+            agree(lse[h, m], total.log())  # type: ignore[union-attr]
+
+
+@backends
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_dtypes(dtype: torch.dtype, backend: str | None) -> None:
+    q, k, v = drawn((3, 2, 4), (5, 2, 4), (5, 2, 6), dtype=dtype)
+    out, lse = xfn.attention_with_lse(q, k, v, torch.randn(3, 5), backend=backend)
+    assert (out.dtype, lse.dtype) == (dtype, torch.float64 if dtype == torch.float64 else torch.float32)
+
+
+@backends
+def test_huge_and_tiny_logits_do_not_overflow(backend: str | None) -> None:
+    q, k, v = (t.float() for t in drawn((4, 1, 8), (6, 1, 8), (6, 1, 8)))
+    for factor in (1e4, 1e-30):
+        out, lse = xfn.attention_with_lse(q * factor, k, v, backend=backend)
+        wide, wide_lse = xfn.attention_with_lse(q.double() * factor, k.double(), v.double())
+        torch.testing.assert_close(out, wide.float(), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(lse, wide_lse.float(), rtol=1e-6, atol=1e-6)
+
+
+# Rows that see nothing.
+
+BLIND = {
+    "mask": torch.tensor([True, False, True])[:, None].expand(3, 4),
+    "-inf": torch.tensor([0.0, -torch.inf, 0.0])[:, None].expand(3, 4).double(),
+    "bottom-right": bias.span(torch.tensor([0, 2, 0]), torch.tensor([4, 1, 4])),
+    "segments": bias.segments([1, 1, 1], [2, 0, 2]),
+}
+
+
+@backends
+@pytest.mark.parametrize("hidden", BLIND.values(), ids=BLIND)
+def test_a_row_that_sees_nothing_is_zero(hidden: Any, backend: str | None) -> None:
+    q, k, v = drawn((3, 2, 4), (4, 2, 4), (4, 2, 4))
+    f = lambda *x: xfn.attention_with_lse(*x, hidden, backend=backend)
+    out, lse = f(q, k, v)
+    assert (out[1] == 0).all()
+    assert (lse[:, 1] == -torch.inf).all()
+    dq, _, _ = func.grad(lambda *x: f(*x)[0].square().sum(), (0, 1, 2))(q, k, v)
+    assert (dq[1] == 0).all()
+    garbage = q.clone()
+    garbage[1] = torch.nan
+    for program in (f, func.grad(lambda *x: f(*x)[0].sin().sum(), (1, 2)), lambda *x: func.jvp(f, x, x)):
+        for got, want in zip(_flat(program(garbage, k, v)), _flat(program(q, k, v)), strict=True):
+            assert torch.equal(got, want)
+
+
+@pytest.mark.parametrize("transform", [t for t in TRANSFORMS if "export" not in t.__name__], ids=lambda t: t.__name__)
+@pytest.mark.parametrize("hidden", BLIND.values(), ids=BLIND)
+def test_a_row_that_sees_nothing_is_finite_under_every_transform(hidden: Any, transform: Transform) -> None:
+    draw = lambda *lead: tuple(torch.randn(*lead, n, 1, 2, dtype=torch.float64) for n in (3, 4, 4))
+    at = Point(draw(), draw(), draw(), draw(3), draw(3))
+    f = lambda *x: tuple(torch.where(y == -torch.inf, 0, y) for y in xfn.attention_with_lse(*x, hidden))
+    assert all(t.isfinite().all() for t in _flat(transform(f, at)))
+
+
+@backends
+def test_nothing_to_see_and_nothing_to_do(backend: str | None) -> None:
+    every = (0, 1, 2)
+    for B, M, N in ((0, 3, 4), (2, 0, 4), (2, 3, 0), (0, 0, 0)):
+        q, k, v = drawn((B, M, 2, 4), (B, N, 2, 4), (B, N, 2, 5))
+        out, lse = xfn.attention_with_lse(q, k, v, bias.causal(), backend=backend)
+        assert out.shape == (B, M, 2, 5)
+        assert (out == 0).all()
+        assert (lse == -torch.inf).all()
+        f = lambda *x: xfn.attention(*x, backend=backend).square().sum()
+        assert all((g == 0).all() for g in func.jvp(func.grad(f, every), (q, k, v), (q, k, v))[1])
+
+
+# What is not finite.
+
+
+def _flat(tree: Any) -> list[Tensor]:
+    return [t for t in torch.utils._pytree.tree_leaves(tree) if isinstance(t, Tensor)]
+
+
+HIDES_LAST = {
+    "causal": bias.causal(),
+    "mask": torch.ones(4, 4).tril().bool(),
+    "-inf": torch.zeros(4, 4).masked_fill(torch.ones(4, 4).triu(1).bool(), -torch.inf).double(),
+    "span": bias.span(0, torch.arange(1, 5)),
+}
+
+
+@backends
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("hides", HIDES_LAST.values(), ids=HIDES_LAST)
+def test_a_query_is_spoilt_by_what_it_sees_alone(hides: Any, bad: float, backend: str | None) -> None:
+    """Keys 2 and 3 hold something that is not finite; queries 0 and 1 do not see them and do not change."""
+    x, t = tuple(drawn(*[(4, 2, 4)] * 3)), tuple(drawn(*[(4, 2, 4)] * 3))
+    spoilt = tuple(v.clone() for v in x)
+    spoilt[1][2, 0, 1], spoilt[2][3, 1, 2] = bad, bad
+    f = lambda *x: xfn.attention_with_lse(*x, hides, backend=backend)
+    rows = lambda *x: (f(*x)[0][:2], f(*x)[1][:, :2])
+    slope = lambda *x: func.grad(lambda *x: sum(y.sin().sum() for y in f(*x)))(*x)[:2]
+    for program in (
+        rows,
+        lambda *x: func.jvp(rows, x, t),
+        lambda *x: func.jvp(lambda *x: func.jvp(rows, x, t)[1], x, t),
+        slope,
+        lambda *x: func.jvp(slope, x, t),
+    ):
+        agree(program(*spoilt), program(*x), 1e-14)
+    out = f(*spoilt)[0]
+    assert not out[2, 0].isfinite().all()
+    assert not out[3, 1].isfinite().all()
+
+
+HIDES_FROM_ALL = {
+    "span": bias.span(0, 2),
+    "mask": torch.tensor([True, True, False, False]),
+    "-inf": torch.tensor([0.0, 1.0, -torch.inf, -torch.inf], dtype=torch.float64),
+    "padded": bias.padded([4], 4, [2]),
+}
+
+
+@backends
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("hides", HIDES_FROM_ALL.values(), ids=HIDES_FROM_ALL)
+def test_a_key_that_is_hidden_from_all_never_leaks(hides: Any, bad: float, backend: str | None) -> None:
+    x, t = tuple(drawn(*[(4, 2, 4)] * 3)), tuple(drawn(*[(4, 2, 4)] * 3))
+    spoilt = tuple(v.clone() for v in x)
+    spoilt[1][2:], spoilt[2][2:] = bad, bad
+    f = lambda *x: xfn.attention_with_lse(*x, hides, backend=backend)
+    every, smooth = (0, 1, 2), lambda *x: sum(y.sin().sum() for y in f(*x))
+    slope = func.grad(smooth, every)
+    for program in (
+        f,
+        slope,
+        lambda *x: func.jvp(f, x, t),
+        lambda *x: func.jvp(slope, x, t),
+        func.grad(lambda *x: func.jvp(smooth, x, t)[1], every),
+        func.grad(lambda *x: dot(slope(*x), t), every),
+        lambda *x: func.jvp(lambda *x: func.jvp(f, x, t)[1], x, t),
+    ):
+        agree(program(*spoilt), program(*x), 1e-14)
+    assert all((g[2:] == 0).all() for g in slope(*spoilt)[1:])
+
+
+# Gradients by any road.
+
+
+def test_raw_ops_never_give_a_silent_zero() -> None:
+    q, k, v = (t.requires_grad_() for t in drawn((3, 2, 4), (4, 2, 4), (4, 2, 4)))
+    raw = lambda q, k, v: torch.ops.xfn.attention_forward(q, k, v, None, None, None, None, None, 0.0, 0.5, None)[0]
+    want = func.grad(lambda *x: xfn.attention(*x).sin().sum(), (0, 1, 2))(q, k, v)
+    agree(func.grad(lambda *x: raw(*x).sin().sum(), (0, 1, 2))(q, k, v), want)
+    agree(torch.autograd.grad(raw(q, k, v).sin().sum(), (q, k, v)), want)
+
+
+def test_a_frozen_operand_gets_no_gradient_and_a_bias_gets_its_own() -> None:
+    q, k, v, b = drawn((3, 2, 4), (4, 2, 4), (4, 2, 4), (2, 3, 4))
+    b.requires_grad_()
+    (got,) = torch.autograd.grad(xfn.attention(q, k, v, b).sin().sum(), b)
+    agree(got, func.grad(lambda b: xfn.attention(q, k, v, b, backend="reference").sin().sum())(b))
+
+
+def test_autocast_is_a_cast_of_the_inputs() -> None:
+    q, k, v = (t.float() for t in drawn((3, 2, 4), (4, 2, 4), (4, 2, 4)))
+    low = [t.bfloat16() for t in (q, k, v)]
+    for backend in BACKENDS:
+        f = lambda *x: xfn.attention(*x, backend=backend).float().sin().sum()  # noqa: B023
+        with torch.autocast("cpu", torch.bfloat16):
+            out, slope = xfn.attention(q, k, v, backend=backend), func.grad(f)(q, k, v)
+        assert out.dtype == torch.bfloat16
+        assert slope.dtype == torch.float32
+        assert torch.equal(out, xfn.attention(*low, backend=backend))  # type: ignore[arg-type]
+        if backend != "reference":  # torch casts the backward of plain code as well, where it runs under autocast
+            assert torch.equal(slope, func.grad(f)(*low).float())
+
+
+# Errors.
+
+Q, K, V = torch.zeros(2, 5, 4, 8), torch.zeros(2, 7, 2, 8), torch.zeros(2, 7, 2, 6)
+KEY = random.key(0)
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "text"),
+    [
+        (lambda: xfn.attention(Q, K, V[:, :6]), ShapeError, "v [..., N, G, V] has N=6, but k has N=7"),
+        (lambda: xfn.attention(Q, K[..., :7], V), ShapeError, "k [..., N, G, K] has K=7, but q has K=8"),
+        (lambda: xfn.attention(Q, K, V[:, :, :1]), ShapeError, "v [..., N, G, V] has G=1, but k has G=2"),
+        (lambda: xfn.attention(Q[..., :3, :], K, V), ShapeError, "q has H=3 heads, which G=2 key heads cannot share evenly"),
+        (lambda: xfn.attention(Q[0, 0], K, V), ShapeError, "q [..., M, H, K] needs at least 3 dims, but its shape is [4, 8]"),
+        (lambda: xfn.attention(Q, K.repeat(2, 1, 1, 1)[:3], V), ShapeError, "k [..., N, G, K] has batch [3], which does not broadcast with the batch [2] of q"),
+        (lambda: xfn.attention(Q, K, V, torch.zeros(5, 6)), ShapeError, "bias [..., H, M, N] has N=6, but k has N=7 (or 1)"),
+        (lambda: xfn.attention(Q, K, V, torch.zeros(3, 5, 7)), ShapeError, "bias [..., H, M, N] has H=3, but q has H=4 (or 1)"),
+        (lambda: xfn.attention(Q, K, V, torch.zeros(3, 4, 5, 7)), ShapeError, "bias [..., H, M, N] has batch [3]"),
+        (lambda: xfn.attention(Q, K, V, torch.zeros(5, 7).int()), TypeError, "write mask.bool() for a mask"),
+        (lambda: xfn.attention(Q, K, V, "causal"), TypeError, "a bias is None, a tensor or a bias.Bias, but got str"),  # type: ignore[arg-type]
+        (lambda: xfn.attention(Q, K, V, bias.alibi(torch.ones(3))), ShapeError, "alibi [..., H] has H=3, but q has H=4"),
+        (lambda: xfn.attention(Q, K, V, bias.segments([5, 1])), ShapeError, "the segments hold 6 queries [5, 1], but q has M=5"),
+        (lambda: xfn.attention(Q, K.double(), V), TypeError, "q is torch.float32, but k is torch.float64: write k.to(q.dtype)"),
+        (lambda: xfn.attention(Q.int(), K.int(), V.int()), TypeError, "q is torch.int32; attention takes float64, float32"),
+        (lambda: xfn.attention(Q, K, V.to("meta")), ValueError, "q is on cpu, but v is on meta: write v.to(q.device)"),
+        (lambda: xfn.attention(Q, K, V, torch.zeros(5, 7, device="meta")), ValueError, "q is on cpu, but bias is on meta"),
+        (lambda: xfn.attention(Q, K, V, p=0.1), KeyRequired, "p=0.1 drops attention weights, which needs a key: pass key=random.key(seed)"),
+        (lambda: xfn.attention(Q, K, V, p=1.0, key=KEY), ValueError, "p=1.0 is no probability of dropping: it must lie in [0, 1)"),
+        (lambda: xfn.attention(Q, K, V, p=-0.1, key=KEY), ValueError, "p=-0.1 is no probability"),
+        (lambda: xfn.attention(Q, K, V, p=0.1, key=random.split(KEY, 3)), ShapeError, "key has shape [3, 2]: one key is [2], one per example [2, 2]"),
+        (lambda: xfn.attention(Q, K, V, p=0.1, key=torch.zeros(2)), ShapeError, "a key is an int64 tensor [2], but got torch.float32 [2]"),
+        (lambda: xfn.attention(Q, K, V, backend="tile"), ValueError, "attention has no backend 'tile'; it has ['reference', 'aten', 'tiled']"),
+        (lambda: xfn.attention(Q, K, V, backend="aten"), Unsupported, "    aten: G=2 key heads are not H=4; V=6 is not K=8\n"),
+        (lambda: xfn.attention(Q, K, V, backend="aten"), Unsupported, 'no backend can run attention(q[2, 5, 4, 8] float32'),
+        (lambda: xfn.attention(Q, K, V, backend="aten"), Unsupported, 'backend="reference" always can, slowly'),
+        (lambda: func.jvp(lambda q: xfn.attention(q, q, q, backend="aten"), (Q,), (Q,)), Unsupported, "aten: it has no jvp"),
+    ],
+)  # fmt: skip
+def test_errors_say_what_to_write(call: Any, kind: type[Exception], text: str) -> None:
+    with pytest.raises(kind, match=re.escape(text)):
+        call()
