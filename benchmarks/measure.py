@@ -27,7 +27,7 @@ def peak_bytes(f: Callable[[], Any]) -> int:
         activities = [torch.profiler.ProfilerActivity.CPU]
         with torch.profiler.profile(activities=activities, profile_memory=True, acc_events=True) as profile:
             result = f()
-        events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]  # type: ignore[union-attr]
+        events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
         held = top = 0
         for event in sorted(events, key=lambda e: e.start_ns()):
             held += event.nbytes()

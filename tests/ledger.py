@@ -32,7 +32,7 @@ def softmax_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensors:
 
 def compiled(transform: Transform, f: object, at: Point, backend: str) -> object:
     """A transform of f, all of it inside one compiled graph."""
-    program = lambda x, t, s, xs, ts: transform(f, Point(x, t, s, xs, ts))  # type: ignore[arg-type]
+    program = lambda x, t, s, xs, ts: transform(f, Point(x, t, s, xs, ts))
     with torch._dynamo.config.patch(trace_autograd_ops=True):
         return torch.compile(program, fullgraph=True, backend=backend)(at.x, at.t, at.s, at.xs, at.ts)
 

@@ -130,7 +130,7 @@ def test_packing() -> None:
 @pytest.mark.parametrize(
     ("call", "kind", "text"),
     [
-        (lambda: bias.causal("top"), ValueError, "corner='top' is neither of ['top-left', 'bottom-right']"),  # type: ignore[arg-type]
+        (lambda: bias.causal("top"), ValueError, "corner='top' is neither of ['top-left', 'bottom-right']"),
         (lambda: bias.local(-1, 0), ValueError, "left=-1 reaches nowhere"),
         (lambda: bias.dense(torch.ones(2).int()), TypeError, "write mask.bool() for a mask, bias.float() to add it"),
         (lambda: bias.alibi(torch.ones(2).int()), TypeError, "floating slopes [..., H], but got torch.int32 [2]"),
@@ -139,11 +139,11 @@ def test_packing() -> None:
         (lambda: bias.segments(torch.ones(2)), TypeError, "lengths are integers [..., S], but got torch.float32 [2]"),
         (lambda: bias.segments([1, 2], [3]), ShapeError, "there are 2 lengths, but 1 kv_lengths"),
         (lambda: bias.padded([1, 1], 2, [3, 1]), ValueError, "kv_lengths=[3, 1] exceed kv_padding=2"),
-        (lambda: bias.span(0.5, 1), TypeError, "span takes integers, but lo is torch.float32"),  # type: ignore[arg-type]
+        (lambda: bias.span(0.5, 1), TypeError, "span takes integers, but lo is torch.float32"),
         (lambda: bias.pack([]), ValueError, "pack needs at least one tensor"),
         (lambda: bias.causal().split(torch.ones(3, 1, 1)), ValueError, "split needs one bias.segments"),
         (lambda: bias.segments([1, 2]).split(torch.ones(4, 1, 1)), ShapeError, "hold 3 queries, but dim -3 has 4"),
-        (lambda: bias.causal() + torch.ones(3), TypeError, "not with Tensor: write bias.dense(tensor)"),
+        (lambda: Bias.__add__(bias.causal(), torch.ones(3)), TypeError, "not with Tensor: write bias.dense(tensor)"),
         (lambda: bias.segments([1, 2]).resolve(4, 3), ShapeError, "hold 3 queries [1, 2], but q has M=4"),
         (lambda: bias.segments([1, 2]).resolve(3, 4), ShapeError, "hold 3 keys, but k has N=4"),
         (lambda: bias.padded([1, 2], 4, [1, 2]).resolve(3, 7), ShapeError, "hold 8 keys, but k has N=7"),

@@ -34,11 +34,15 @@ class Point:
 
 def loss(f: Function) -> Callable[..., Tensor]:
     """A scalar that bends: its second and third derivatives are not zero."""
-    return lambda *x: sum((i + 1.0) * (y.sin() + y.square() / 3).sum() for i, y in enumerate(f(*x)))  # type: ignore[return-value]
+
+    def scalar(*x: Tensor) -> Tensor:
+        return torch.stack([(i + 1.0) * (y.sin() + y.square() / 3).sum() for i, y in enumerate(f(*x))]).sum()
+
+    return scalar
 
 
 def dot(a: Any, b: Any) -> Tensor:
-    return sum((u * v).sum() for u, v in zip(a, b, strict=True))  # type: ignore[return-value]
+    return torch.stack([(u * v).sum() for u, v in zip(a, b, strict=True)]).sum()
 
 
 def _leaves(x: Tensors) -> Tensors:
@@ -73,13 +77,13 @@ def grad_of_each(f: Function, p: Point) -> Any:
 
 
 def vjp(f: Function, p: Point) -> Any:
-    out, pull = func.vjp(f, *p.x)
+    out, pull = func.vjp(f, *p.x)[:2]
     return out, pull(tuple(y.cos() for y in out))
 
 
 def vjp_of_each_output(f: Function, p: Point) -> Any:
     pulls = [func.vjp(lambda *x, i=i: f(*x)[i], *p.x) for i in range(len(f(*p.x)))]
-    return [pull(out.cos()) for out, pull in pulls]
+    return [pull(out.cos()) for out, pull, *_ in pulls]
 
 
 def jvp(f: Function, p: Point) -> Any:

@@ -25,6 +25,7 @@ class Watch(TorchDispatchMode):
 
 
 def watch(f: Callable[[], Any]) -> Watch:
-    with Watch() as seen:
+    seen = Watch()
+    with seen:
         f()
     return seen

@@ -34,6 +34,17 @@ class Bias:
 
     terms: tuple[Term, ...]
 
+    @staticmethod
+    def of(value: "Bias | Tensor | None") -> "Bias":
+        """What an attention takes as its bias, as one."""
+        if value is None:
+            return Bias(())
+        if isinstance(value, Tensor):
+            return dense(value)
+        if isinstance(value, Bias):
+            return value
+        raise TypeError(f"a bias is None, a tensor or a bias.Bias, but got {type(value).__name__}")
+
     def __add__(self, other: "Bias") -> "Bias":
         if not isinstance(other, Bias):
             raise TypeError(f"a bias combines with a bias, not with {type(other).__name__}: write bias.dense(tensor)")
@@ -85,7 +96,8 @@ class Bias:
 
     def added_to(self, logits: Tensor) -> Tensor:
         """``logits [..., H, M, N]`` with the bias added: for attentions written in plain torch."""
-        return logits + self.materialize(*logits.shape[-2:], logits.dtype, logits.device)
+        M, N = logits.shape[-2:]
+        return logits + self.materialize(M, N, logits.dtype, logits.device)
 
     def split(self, packed: Tensor, dim: int = -3) -> tuple[Tensor, ...]:
         """What :func:`pack` joined, apart again: one view per segment of the queries, along ``dim``."""
@@ -94,7 +106,7 @@ class Bias:
             raise ValueError("split needs one bias.segments whose lengths are a list of integers; this bias has none")
         if packed.shape[dim] != sum(found[0]):
             raise ShapeError(f"the segments hold {sum(found[0])} queries, but dim {dim} has {packed.shape[dim]}")
-        return packed.split(found[0], dim)
+        return tuple(torch.split(packed, list(found[0]), dim))
 
 
 def causal(corner: Corner = "top-left") -> Bias:
@@ -196,8 +208,8 @@ def alibi(slopes: Tensor) -> Bias:
 
     Example:
         >>> alibi(torch.tensor([0.5])).materialize(2, 2)
-        tensor([[[0.0000, -0.5000],
-                 [-0.5000, 0.0000]]])
+        tensor([[[ 0.0000, -0.5000],
+                 [-0.5000,  0.0000]]])
     """
     if not slopes.is_floating_point() or slopes.dim() == 0:
         raise TypeError(f"alibi takes floating slopes [..., H], but got {slopes.dtype} {list(slopes.shape)}")
@@ -240,17 +252,6 @@ def pack(tensors: Sequence[Tensor], dim: int = -3) -> tuple[Tensor, Bias]:
     if not tensors:
         raise ValueError("pack needs at least one tensor")
     return torch.cat(list(tensors), dim), segments([t.shape[dim] for t in tensors])
-
-
-def as_bias(bias: "Bias | Tensor | None") -> Bias:
-    """What an attention takes as its bias, as a :class:`Bias`."""
-    if bias is None:
-        return Bias(())
-    if isinstance(bias, Tensor):
-        return dense(bias)
-    if isinstance(bias, Bias):
-        return bias
-    raise TypeError(f"a bias is None, a tensor or a bias.Bias, but got {type(bias).__name__}")
 
 
 def _corner(corner: str) -> Corner:

@@ -82,6 +82,28 @@ def split(key: Tensor, n: Size = 2) -> Tensor:
     return fold_in(key, torch.arange(math.prod(shape), device=key.device).reshape(shape))
 
 
+def spread(key: Tensor, batch: Sequence[int]) -> Tensor:
+    """One key per example: the children of one key, row by row, or keys that are one per example already.
+
+    Args:
+        key: int64 ``[2]`` or ``[*batch, 2]``.
+        batch: a shape.
+
+    Returns:
+        int64 ``[*batch, 2]``.
+
+    Example:
+        >>> spread(key(0), (3, 4)).shape
+        torch.Size([3, 4, 2])
+    """
+    _check(key)
+    if tuple(key.shape) == (*batch, 2):
+        return key
+    if key.dim() != 1:
+        raise ShapeError(f"key has shape {list(key.shape)}: one key is [2], one per example {[*batch, 2]}")
+    return split(key, batch)
+
+
 def uniform(
     key: Tensor, shape: Size = (), low: float = 0.0, high: float = 1.0, *, dtype: torch.dtype = torch.float32
 ) -> Tensor:

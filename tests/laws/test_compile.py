@@ -41,7 +41,7 @@ def test_a_compiled_op_in_a_training_step(subject: Subject) -> None:
 @pytest.mark.parametrize("subject", FIRST, ids=str)
 def test_a_compiled_ensemble(subject: Subject) -> None:
     models = [Model(subject, subject.draw(seed)) for seed in range(3)]
-    state = func.stack_module_state(models)  # type: ignore[arg-type]
+    state = func.stack_module_state(models)
     call = func.vmap(lambda state: func.functional_call(models[0], state, (torch.tensor(0.5),)))
     agree(torch.compile(call, fullgraph=True)(state), call(state))
 

@@ -7,12 +7,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from xfn._core.case import Case
 from xfn._core.dispatch import Call, module, reasons
 from xfn._core.errors import Unsupported
 from xfn._core.member import Member
 from xfn._core.primitive import Primitive
 
-from ..cases import Case, agree, error, primitives
+from ..cases import agree, error, primitives
 from ..watch import watch
 
 Group = list[Tensor | None]
@@ -37,9 +38,9 @@ class Arguments:
         ((_, flat),) = watch(lambda: case.call(*tensors)).calls
         (x, c), (*numbers, _) = primitive.forward.split(flat)
         self.primitive, self.options = primitive, dict(zip(primitive.options, numbers, strict=True))
-        y = list(primitive.composite.forward(x, c, **self.options))
+        y: Group = list(primitive.composite.forward(x, c, **self.options))
         tx, wx = ([None if t is None or t.dtype == torch.bool else draw(t.shape) for t in x] for _ in range(2))
-        dy, tdy = ([draw(t.shape).to(t.dtype) for t in y] for _ in range(2))
+        dy, tdy = ([t if t is None else draw(t.shape).to(t.dtype) for t in y] for _ in range(2))
         self.needs = [t is not None and t.is_floating_point() for t in x]
         self.groups: dict[str, Group] = {"x": x, "c": c, "y": y, "tx": tx, "ux": tx, "wx": wx, "dy": dy, "tdy": tdy}
 

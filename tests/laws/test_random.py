@@ -144,7 +144,7 @@ def test_the_mask_follows_its_law() -> None:
     p, kept = 0.4, keep(KEY, 0.4, torch.arange(4), torch.arange(5, 9), 3, 20)
     for h, m, n in ((0, 5, 3), (3, 8, 19), (2, 6, 8), (1, 7, 15)):
         words = philox(KEY, (torch.tensor(n // 8), torch.tensor(m), torch.tensor(h), torch.tensor(0)), 7)
-        lane = words[n % 8 // 2].item() >> 16 * (n % 2) & 0xFFFF
+        lane = int(words[n % 8 // 2]) >> 16 * (n % 2) & 0xFFFF
         assert kept[h, m - 5, n - 3].item() == (lane >= round(p * 65536))
 
 

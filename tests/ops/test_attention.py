@@ -200,12 +200,12 @@ def test_autocast_is_a_cast_of_the_inputs() -> None:
     q, k, v = (t.float() for t in drawn((3, 2, 4), (4, 2, 4), (4, 2, 4)))
     low = [t.bfloat16() for t in (q, k, v)]
     for backend in BACKENDS:
-        f = lambda *x: xfn.attention(*x, backend=backend).float().sin().sum()  # noqa: B023
+        f = lambda *x: xfn.attention(*x, backend=backend).float().sin().sum()
         with torch.autocast("cpu", torch.bfloat16):
             out, slope = xfn.attention(q, k, v, backend=backend), func.grad(f)(q, k, v)
         assert out.dtype == torch.bfloat16
         assert slope.dtype == torch.float32
-        assert torch.equal(out, xfn.attention(*low, backend=backend))  # type: ignore[arg-type]
+        assert torch.equal(out, xfn.attention(*low, backend=backend))
         if backend != "reference":  # torch casts the backward of plain code as well, where it runs under autocast
             assert torch.equal(slope, func.grad(f)(*low).float())
 
@@ -222,32 +222,104 @@ KEY = random.key(0)
         (lambda: xfn.attention(Q, K, V[:, :6]), ShapeError, "v [..., N, G, V] has N=6, but k has N=7"),
         (lambda: xfn.attention(Q, K[..., :7], V), ShapeError, "k [..., N, G, K] has K=7, but q has K=8"),
         (lambda: xfn.attention(Q, K, V[:, :, :1]), ShapeError, "v [..., N, G, V] has G=1, but k has G=2"),
-        (lambda: xfn.attention(Q[..., :3, :], K, V), ShapeError, "q has H=3 heads, which G=2 key heads cannot share evenly"),
-        (lambda: xfn.attention(Q[0, 0], K, V), ShapeError, "q [..., M, H, K] needs at least 3 dims, but its shape is [4, 8]"),
-        (lambda: xfn.attention(Q, K.repeat(2, 1, 1, 1)[:3], V), ShapeError, "k [..., N, G, K] has batch [3], which does not broadcast with the batch [2] of q"),
-        (lambda: xfn.attention(Q, K, V, torch.zeros(5, 6)), ShapeError, "bias [..., H, M, N] has N=6, but k has N=7 (or 1)"),
-        (lambda: xfn.attention(Q, K, V, torch.zeros(3, 5, 7)), ShapeError, "bias [..., H, M, N] has H=3, but q has H=4 (or 1)"),
+        (
+            lambda: xfn.attention(Q[..., :3, :], K, V),
+            ShapeError,
+            "q has H=3 heads, which G=2 key heads cannot share evenly",
+        ),
+        (
+            lambda: xfn.attention(Q[0, 0], K, V),
+            ShapeError,
+            "q [..., M, H, K] needs at least 3 dims, but its shape is [4, 8]",
+        ),
+        (
+            lambda: xfn.attention(Q, K.repeat(2, 1, 1, 1)[:3], V),
+            ShapeError,
+            "k [..., N, G, K] has batch [3], which does not broadcast with the batch [2] of q",
+        ),
+        (
+            lambda: xfn.attention(Q, K, V, torch.zeros(5, 6)),
+            ShapeError,
+            "bias [..., H, M, N] has N=6, but k has N=7 (or 1)",
+        ),
+        (
+            lambda: xfn.attention(Q, K, V, torch.zeros(3, 5, 7)),
+            ShapeError,
+            "bias [..., H, M, N] has H=3, but q has H=4 (or 1)",
+        ),
         (lambda: xfn.attention(Q, K, V, torch.zeros(3, 4, 5, 7)), ShapeError, "bias [..., H, M, N] has batch [3]"),
         (lambda: xfn.attention(Q, K, V, torch.zeros(5, 7).int()), TypeError, "write mask.bool() for a mask"),
-        (lambda: xfn.attention(Q, K, V, "causal"), TypeError, "a bias is None, a tensor or a bias.Bias, but got str"),  # type: ignore[arg-type]
-        (lambda: xfn.attention(Q, K, V, bias.alibi(torch.ones(3))), ShapeError, "alibi [..., H] has H=3, but q has H=4"),
-        (lambda: xfn.attention(Q, K, V, bias.segments([5, 1])), ShapeError, "the segments hold 6 queries [5, 1], but q has M=5"),
-        (lambda: xfn.attention(Q, K.double(), V), TypeError, "q is torch.float32, but k is torch.float64: write k.to(q.dtype)"),
-        (lambda: xfn.attention(Q.int(), K.int(), V.int()), TypeError, "q is torch.int32; attention takes float64, float32"),
+        (lambda: xfn.attention(Q, K, V, "causal"), TypeError, "a bias is None, a tensor or a bias.Bias, but got str"),
+        (
+            lambda: xfn.attention(Q, K, V, bias.alibi(torch.ones(3))),
+            ShapeError,
+            "alibi [..., H] has H=3, but q has H=4",
+        ),
+        (
+            lambda: xfn.attention(Q, K, V, bias.segments([5, 1])),
+            ShapeError,
+            "the segments hold 6 queries [5, 1], but q has M=5",
+        ),
+        (
+            lambda: xfn.attention(Q, K.double(), V),
+            TypeError,
+            "q is torch.float32, but k is torch.float64: write k.to(q.dtype)",
+        ),
+        (
+            lambda: xfn.attention(Q.int(), K.int(), V.int()),
+            TypeError,
+            "q is torch.int32, but must be one of torch.float64",
+        ),
         (lambda: xfn.attention(Q, K, V.to("meta")), ValueError, "q is on cpu, but v is on meta: write v.to(q.device)"),
-        (lambda: xfn.attention(Q, K, V, torch.zeros(5, 7, device="meta")), ValueError, "q is on cpu, but bias is on meta"),
-        (lambda: xfn.attention(Q, K, V, p=0.1), KeyRequired, "p=0.1 drops attention weights, which needs a key: pass key=random.key(seed)"),
-        (lambda: xfn.attention(Q, K, V, p=1.0, key=KEY), ValueError, "p=1.0 is no probability of dropping: it must lie in [0, 1)"),
+        (
+            lambda: xfn.attention(Q, K, V, torch.zeros(5, 7, device="meta")),
+            ValueError,
+            "q is on cpu, but bias is on meta",
+        ),
+        (
+            lambda: xfn.attention(Q, K, V, p=0.1),
+            KeyRequired,
+            "p=0.1 drops attention weights, which needs a key: pass key=random.key(seed)",
+        ),
+        (
+            lambda: xfn.attention(Q, K, V, p=1.0, key=KEY),
+            ValueError,
+            "p=1.0 is no probability of dropping: it must lie in [0, 1)",
+        ),
         (lambda: xfn.attention(Q, K, V, p=-0.1, key=KEY), ValueError, "p=-0.1 is no probability"),
-        (lambda: xfn.attention(Q, K, V, p=0.1, key=random.split(KEY, 3)), ShapeError, "key has shape [3, 2]: one key is [2], one per example [2, 2]"),
-        (lambda: xfn.attention(Q, K, V, p=0.1, key=torch.zeros(2)), ShapeError, "a key is an int64 tensor [2], but got torch.float32 [2]"),
-        (lambda: xfn.attention(Q, K, V, backend="tile"), ValueError, "attention has no backend 'tile'; it has ['reference', 'aten', 'tiled']"),
-        (lambda: xfn.attention(Q, K, V, backend="aten"), Unsupported, "    aten: G=2 key heads are not H=4; V=6 is not K=8\n"),
-        (lambda: xfn.attention(Q, K, V, backend="aten"), Unsupported, 'no backend can run attention(q[2, 5, 4, 8] float32'),
+        (
+            lambda: xfn.attention(Q, K, V, p=0.1, key=random.split(KEY, 3)),
+            ShapeError,
+            "key has shape [3, 2]: one key is [2], one per example [2, 2]",
+        ),
+        (
+            lambda: xfn.attention(Q, K, V, p=0.1, key=torch.zeros(2)),
+            ShapeError,
+            "a key is an int64 tensor [2], but got torch.float32 [2]",
+        ),
+        (
+            lambda: xfn.attention(Q, K, V, backend="tile"),
+            ValueError,
+            "attention has no backend 'tile'; it has ['reference', 'aten', 'tiled']",
+        ),
+        (
+            lambda: xfn.attention(Q, K, V, backend="aten"),
+            Unsupported,
+            "    aten: G=2 key heads are not H=4; V=6 is not K=8\n",
+        ),
+        (
+            lambda: xfn.attention(Q, K, V, backend="aten"),
+            Unsupported,
+            "no backend can run attention(q[2, 5, 4, 8] float32",
+        ),
         (lambda: xfn.attention(Q, K, V, backend="aten"), Unsupported, 'backend="reference" always can, slowly'),
-        (lambda: func.jvp(lambda q: xfn.attention(q, q, q, backend="aten"), (Q,), (Q,)), Unsupported, "aten: it has no jvp"),
+        (
+            lambda: func.jvp(lambda q: xfn.attention(q, q, q, backend="aten"), (Q,), (Q,)),
+            Unsupported,
+            "aten: it has no jvp",
+        ),
     ],
-)  # fmt: skip
+)
 def test_errors_say_what_to_write(call: Any, kind: type[Exception], text: str) -> None:
     with pytest.raises(kind, match=re.escape(text)):
         call()

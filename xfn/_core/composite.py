@@ -97,8 +97,9 @@ class _Point:
 
     def operands(self, group: Group) -> Outs:
         """Operands or their tangents, absent ones as zeros."""
-        pick = lambda row: [row[i] for i in self.live]
-        return self._expand(pick(self.signature.operands), pick(group), pick(self.given))
+        rows = (self.signature.operands, group, self.given)
+        operands, tensors, like = ([row[i] for i in self.live] for row in rows)
+        return self._expand(operands, tensors, like)  # type: ignore[arg-type]
 
     def outputs(self, group: Group) -> Outs:
         """Cotangents, absent ones as zeros."""

@@ -84,11 +84,15 @@ class RawOp:
         name = definition.name
         self.definition = definition
         LIBRARY.define(f"{name}{definition.schema}", tags=(torch.Tag.pt2_compliant_tag,))
-        LIBRARY.impl(name, definition.compute, "CompositeExplicitAutograd")
+        LIBRARY.impl(name, self._compute, "CompositeExplicitAutograd")
         LIBRARY.impl(name, self._autograd, "Autograd", with_keyset=True)
         torch.library.register_fake(f"xfn::{name}", definition.fake, lib=LIBRARY)
         torch.library.register_vmap(f"xfn::{name}", definition.vmap, lib=LIBRARY)
         self.overload: Any = getattr(torch.ops.xfn, name).default
+
+    def _compute(self, *args: Any) -> Outs:
+        with _C._DisableAutocast():
+            return self.definition.compute(*args)
 
     def _autograd(self, keys: Any, *args: Any) -> Outs:
         pairs = [_unpack(a) for a in args]
@@ -102,8 +106,7 @@ class RawOp:
         outs = self._reverse(keys, primals, args)
         dots = self.definition.jvp(primals, outs, tangents)
         return tuple(
-            out if dot is None else torch._VF._make_dual(out, dot, level=0)  # type: ignore[attr-defined]
-            for out, dot in zip(outs, dots, strict=True)
+            out if dot is None else torch._VF._make_dual(out, dot, level=0) for out, dot in zip(outs, dots, strict=True)
         )
 
     def _reverse(self, keys: Any, args: Args, duals: Args) -> Outs:
@@ -111,7 +114,7 @@ class RawOp:
             allowed = _C._functorch.get_single_level_autograd_function_allowed()
             _C._functorch.set_single_level_autograd_function_allowed(True)
             try:
-                return _Reverse.apply(self, keys, duals, *args)  # type: ignore[no-any-return, no-untyped-call]
+                return _Reverse.apply(self, keys, duals, *args)  # type: ignore[attr-defined, no-any-return]
             finally:
                 _C._functorch.set_single_level_autograd_function_allowed(allowed)
         with _C._AutoDispatchBelowAutograd():
@@ -122,7 +125,7 @@ def _unpack(value: Any) -> tuple[Any, Tensor | None]:
     """A value and its tangent; torch's symbolic zero has no storage and counts as no tangent."""
     if not (isinstance(value, Tensor) and value.is_floating_point()):
         return value, None
-    primal, tangent = torch._VF._unpack_dual(value, level=0)  # type: ignore[attr-defined]
+    primal, tangent = torch._VF._unpack_dual(value, level=0)
     return primal, None if tangent is None or tangent._is_zerotensor() else tangent
 
 

@@ -10,12 +10,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import _C, Tensor
+from torch import Tensor
 
 from .composite import pull
 from .dispatch import Call, choose
 from .kernel import Args, Grads, Outs, RawOp
-from .shapes import Operand, Signature, batch_of, wide
+from .kinds import wide
+from .shapes import Operand, Signature, batch_of
 
 Groups = Sequence[Sequence[Any]]
 Options = tuple[Any, ...]
@@ -102,8 +103,7 @@ class Member:
         _, (*numbers, backend) = self.split(flat)
         tensors, options = dict(zip(self.names, flat, strict=False)), dict(zip(self.options, numbers, strict=True))
         call = Call(self.primitive, self.member, tensors, options)
-        with _C._DisableAutocast():
-            return self.run(choose(self.backends, call, backend), flat)
+        return self.run(choose(self.backends, call, backend), flat)
 
     def fake(self, *flat: Any) -> Outs:
         first: Tensor = flat[0]
@@ -166,17 +166,16 @@ class Member:
             return self.run(self._composite, flat)
 
     def _composite_vjp(self, args: Args, cotangents: Grads, needs: Sequence[bool]) -> Grads:
-        assert self._composite is not None
+        given = [(i, u) for i, u in enumerate(cotangents) if u is not None]
         wanted = [i for i, need in enumerate(needs) if need]
-        live = [i for i, u in enumerate(cotangents) if u is not None]
 
         def plain(*values: Tensor) -> Outs:
             flat = list(args)
             for i, value in zip(wanted, values, strict=True):
                 flat[i] = value
-            outs = self.run(self._composite, flat)
-            return tuple(outs[i] for i in live)
+            outs = self.run(self._composite, flat)  # type: ignore[arg-type]
+            return tuple(outs[i] for i, _ in given)
 
-        found = pull(plain, tuple(args[i] for i in wanted), tuple(cotangents[i] for i in live))
+        found = pull(plain, tuple(args[i] for i in wanted), tuple(u for _, u in given))
         grads = dict(zip(wanted, found, strict=True))
         return [grads.get(i) for i in range(len(args))]

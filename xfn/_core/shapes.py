@@ -58,8 +58,8 @@ class Signature:
     def parse(text: str) -> "Signature":
         inputs, outputs = text.split("->")
         operands, _, constants = inputs.partition(";")
-        group = lambda part: tuple(Operand.parse(o) for o in part.split(",") if o.strip())
-        return Signature(group(operands), group(constants), group(outputs))
+        groups = [[Operand.parse(o) for o in part.split(",") if o.strip()] for part in (operands, constants, outputs)]
+        return Signature(*map(tuple, groups))
 
     @property
     def inputs(self) -> tuple[Operand, ...]:
@@ -126,8 +126,3 @@ def broadcast(shapes: Iterable[Shape]) -> Shape:
 def batch_of(operands: Sequence[Operand], tensors: Sequence[Tensor | None]) -> Shape:
     """The broadcast batch of tensors that stand for ``operands``."""
     return broadcast(o.batch(t) for o, t in zip(operands, tensors, strict=True) if t is not None)
-
-
-def wide(dtype: torch.dtype) -> torch.dtype:
-    """The dtype in which logits, softmax and sums are kept: float32, or float64 where that came in."""
-    return torch.float64 if dtype == torch.float64 else torch.float32

@@ -19,7 +19,7 @@ makes NaN of the queries that see it and touches no other.
 Source: Vaswani et al., "Attention is all you need" (2017); in tiles: Rabe and Staats (2021), Dao et al. (2022).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -27,11 +27,11 @@ from torch import Tensor
 from .. import bias as biases
 from .. import random
 from .._core import philox
-from .._core.autocast import autocast
 from .._core.case import Case
 from .._core.errors import KeyRequired, ShapeError
+from .._core.kinds import autocast, check_kinds, check_probability, wide
 from .._core.primitive import Primitive
-from .._core.shapes import Signature, wide
+from .._core.shapes import Signature
 from ..bias import Bias
 
 SIGNATURE = Signature.parse(
@@ -85,8 +85,7 @@ def attention(
 
         Per-example gradients:
 
-        >>> from torch.func import grad, vmap
-        >>> vmap(grad(lambda q, k, v: attention(q, k, v).square().sum()))(q, k, v).shape
+        >>> torch.func.vmap(torch.func.grad(lambda q, k, v: attention(q, k, v).sum()))(q, k, v).shape
         torch.Size([2, 5, 4, 8])
     """
     return attention_with_lse(q, k, v, bias, p, scale, key=key, backend=backend)[0]
@@ -117,8 +116,9 @@ def attention_with_lse(
     """
     q, k, v = autocast(q, k, v)
     M, N = (t.shape[-3] if t.dim() >= 3 else 0 for t in (q, k))
-    lo, hi, dense, slopes = biases.as_bias(bias).resolve(M, N, q.device)
-    _check_kind(q, {"k": k, "v": v}, {"bias": dense, "alibi": slopes}, p)
+    lo, hi, dense, slopes = Bias.of(bias).resolve(M, N, q.device)
+    check_kinds({"q": q, "k": k, "v": v}, {"bias": dense, "alibi": slopes})
+    check_probability(p)
     operands = {"q": q, "k": k, "v": v, "dense": dense, "slopes": slopes, "lo": lo, "hi": hi}
     sizes, batch = SIGNATURE.check(operands, called={"dense": "bias", "slopes": "alibi"})
     if sizes["H"] % sizes["G"]:
@@ -128,7 +128,7 @@ def attention_with_lse(
     elif key is None:
         raise KeyRequired(f"p={p} drops attention weights, which needs a key: pass key=random.key(seed)")
     else:
-        key = _spread(key, batch)
+        key = random.spread(key, batch)
     scale = sizes["K"] ** -0.5 if scale is None else float(scale)
     return ATTENTION.bind(*operands.values(), key, p=float(p), scale=scale, backend=backend)  # type: ignore[return-value]
 
@@ -192,29 +192,6 @@ def reference(
 ATTENTION = Primitive("attention", SIGNATURE, reference, options=("p", "scale"), backends=("aten", "tiled"))
 
 
-def _check_kind(q: Tensor, alike: Mapping[str, Tensor], beside: Mapping[str, Tensor | None], p: float) -> None:
-    """``alike`` share q's dtype and device, ``beside`` its device."""
-    for name, t in alike.items():
-        if t.dtype != q.dtype:
-            raise TypeError(f"q is {q.dtype}, but {name} is {t.dtype}: write {name}.to(q.dtype)")
-    for name, other in {**alike, **beside}.items():
-        if other is not None and other.device != q.device:
-            raise ValueError(f"q is on {q.device}, but {name} is on {other.device}: write {name}.to(q.device)")
-    if q.dtype not in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
-        raise TypeError(f"q is {q.dtype}; attention takes float64, float32, bfloat16 or float16")
-    if not 0 <= p < 1:
-        raise ValueError(f"p={p} is no probability of dropping: it must lie in [0, 1)")
-
-
-def _spread(key: Tensor, batch: tuple[int, ...]) -> Tensor:
-    """One key per example."""
-    if tuple(key.shape) == (*batch, 2):
-        return key
-    if key.shape != (2,):
-        raise ShapeError(f"key has shape {list(key.shape)}: one key is [2], one per example {[*batch, 2]}")
-    return random.split(key, batch)
-
-
 def _case(
     name: str,
     bias: Callable[..., Bias | Tensor | None] = lambda: None,
@@ -232,12 +209,9 @@ def _case(
         key = random.key(5) if p else None
         return attention_with_lse(q, k, v, bias(*rest), p, scale, key=key, backend=backend)
 
-    shapes = {"q": f"{batch} M H K", "k": f"{batch} N G K", "v": f"{batch} N G V"} | (
-        {"bias": biased} if biased else {}
-    )
-    return Case(
-        name, call, shapes, {"B": 2, "M": 5, "N": 5, "H": 2, "G": 2, "K": 4, "V": 4} | sizes, frozenset(tags.split())
-    )
+    shapes = {"q": f"{batch} M H K", "k": f"{batch} N G K", "v": f"{batch} N G V", "bias": biased}
+    usual = {"B": 2, "M": 5, "N": 5, "H": 2, "G": 2, "K": 4, "V": 4}
+    return Case(name, call, {o: s for o, s in shapes.items() if s}, usual | sizes, frozenset(tags.split()))
 
 
 CASES = (
@@ -251,12 +225,10 @@ CASES = (
     _case("multi-query", H=4, G=1, K=3, V=5),
     _case("two batches", batch="B C", C=3, M=3, N=4),
     _case("bias", lambda b: b, "B H M N"),
-    _case("head bias", lambda b: biases.causal() + biases.dense(b), "H 1 N", tags="tiny", M=2, N=3, B=1),
+    _case("head bias", lambda b: biases.causal() + Bias.of(b), "H 1 N", tags="tiny", M=2, N=3, B=1),
     _case("key bias", lambda b: b, "N", M=4),
     _case("mask", lambda: random.bernoulli(random.key(1), 0.5, (2, 2, 5, 7)), N=7),
-    _case(
-        "mask and bias", lambda b: biases.dense(random.bernoulli(random.key(2), 0.6, (5, 5))) & biases.dense(b), "H M N"
-    ),
+    _case("mask, bias", lambda b: Bias.of(random.bernoulli(random.key(2), 0.6, (5, 5))) & Bias.of(b), "H M N"),
     _case("padding", lambda: biases.span(0, torch.tensor([[4], [2]])), M=3),
     _case("window", lambda: biases.local(1, 2), M=9, N=9),
     _case("window and causal", lambda: biases.local(3, 0).causal("bottom-right"), M=6, N=8),

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from .._core.errors import ShapeError
-from .._core.shapes import Signature, wide
+from .._core.kinds import wide
+from .._core.shapes import Signature
 
 PART = Signature.parse("out M H V, lse H M -> out M H V")
 
@@ -56,6 +57,6 @@ def merge_attentions(outs: Sequence[Tensor] | Tensor, lses: Sequence[Tensor] | T
     total = weights.sum(0)
     some = total != 0
     total = torch.where(some, total, 1)
-    each = lambda t: t.mT.unsqueeze(-1)  # [i, ..., H, M] as [i, ..., M, H, 1]
-    mixed = (torch.where(each(sees), out.to(wide(out.dtype)), 0) * each(weights / total)).sum(0)
+    sees, shares = sees.mT.unsqueeze(-1), (weights / total).mT.unsqueeze(-1)  # [i, ..., M, H, 1]
+    mixed = (torch.where(sees, out.to(wide(out.dtype)), 0) * shares).sum(0)
     return mixed.to(out.dtype), torch.where(some, total.log() + top, -torch.inf)

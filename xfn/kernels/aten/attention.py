@@ -23,21 +23,21 @@ FLASH_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_back
 
 def supports(call: Call) -> list[str]:
     q, k, v = (call.tensors[name] for name in "qkv")
-    has = lambda name: call.tensors.get(name) is not None
+    given = {name for name, tensor in call.tensors.items() if tensor is not None}
     against = {
         f"it runs on the cpu, not on {q.device.type}": q.device.type != "cpu",
         f"G={k.shape[-2]} key heads are not H={q.shape[-2]}": k.shape[-2] != q.shape[-2],
         f"V={v.shape[-1]} is not K={k.shape[-1]}": v.shape[-1] != k.shape[-1],
         "its float16 is slower than no kernel at all": q.dtype == torch.float16,
         "a tensor is empty": not (q.numel() and k.numel() and v.numel()),
-        "it adds no dense bias": has("dense"),
-        "it adds no alibi": has("slopes"),
-        "it drops nothing": has("key"),
-        "of masks it has only bias.causal()": has("lo"),
-        "it takes a gradient of out alone": call.member == "backward" and (has("d_lse") or not has("d_out")),
+        "it adds no dense bias": "dense" in given,
+        "it adds no alibi": "slopes" in given,
+        "it drops nothing": "key" in given,
+        "of masks it has only bias.causal()": "lo" in given,
+        "it takes a gradient of out alone": call.member == "backward" and ("d_lse" in given or "d_out" not in given),
     }
     reasons = [reason for reason, holds in against.items() if holds]
-    if reasons or not has("hi"):
+    if reasons or "hi" not in given:
         return reasons
     if not _is_causal(call.tensors["hi"], q.shape[-3], k.shape[-3]):
         return ["of masks it has only bias.causal()"]

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from ..._core.dispatch import Call
-from .grid import Gradients, Grid, Group, Maybe, add, flip, mul
+from .grid import Block, Gradients, Grid, Group, Maybe, add, flip, mul
 
 Grads = list[Maybe]
 
@@ -79,21 +79,27 @@ def hvp(
     grads = Gradients(grid, x, needs)
     t = grid.tangent(tx)
     for b in grid.blocks(y[1]):
-        dout, tdout = b.rows(dy[0]), b.rows(tdy[0])
-        tq, tk, tv = b.rows(t[0], scale), b.keys(t[1]), b.keys(t[2])
-        P = b.weights()
-        turn = centred(P, b.along(t))
-        Y = b.drop(mul((dout, b.v.mT)))
-        tY = b.drop(mul((tdout, b.v.mT), (dout, flip(tv))))
-        X = centred(P, Y, b.row(dy[1]))
-        tX = add(tY, -average(P, add(turn * (0 if Y is None else Y), tY)), b.row(tdy[1]))
-        dS, tP = P * X, P * turn
-        tdS = tP * X + P * tX
-        grads.add_rows(b, (tdS, b.k), (dS, tk))
-        grads.add_keys(b, 1, (tdS.mT, b.q), (dS.mT, tq))
-        grads.add_keys(b, 2, (b.drop(tP).mT, dout), (b.drop(P).mT, tdout))
-        grads.add_logits(b, tdS)
+        _hvp_block(b, grads, t, dy, tdy)
     return grads.result()
+
+
+def _hvp_block(b: Block, grads: Gradients, t: Group, dy: Group, tdy: Group) -> None:
+    """A function of its own, so that a block's logits are gone before the next one's are made."""
+    dout, tdout = b.rows(dy[0]), b.rows(tdy[0])
+    tq, tk, tv = b.rows(t[0], b.grid.scale), b.keys(t[1]), b.keys(t[2])
+    P = b.weights()
+    turn = centred(P, b.along(t))
+    X = b.drop(mul((dout, b.v.mT)))
+    tX = b.drop(mul((tdout, b.v.mT), (dout, flip(tv))))
+    tX = add(tX, -average(P, add(turn * (0 if X is None else X), tX)), b.row(tdy[1]))
+    X = centred(P, X, b.row(dy[1]))
+    dS, tdS = P * X, P * add(turn * X, tX)
+    del X, tX
+    grads.add_rows(b, (tdS, b.k), (dS, tk))
+    grads.add_keys(b, 1, (tdS.mT, b.q), (dS.mT, tq))
+    grads.add_logits(b, tdS)
+    del dS, tdS
+    grads.add_keys(b, 2, (b.drop(P * turn).mT, dout), (b.drop(P).mT, tdout))
 
 
 def jvp2(
@@ -121,4 +127,5 @@ def average(P: Tensor, z: Tensor) -> Tensor:
 
 def centred(P: Tensor, z: Maybe, shift: Maybe = None) -> Tensor:
     """z − ⟨z⟩ + shift; what is absent is zero."""
-    return add(P.new_zeros(()), shift) if z is None else add(z - average(P, z), shift)
+    centre: Tensor = P.new_zeros(()) if z is None else z - average(P, z)
+    return centre if shift is None else centre + shift

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from ..._core import philox
-from ..._core.shapes import broadcast, wide
+from ..._core.kinds import wide
+from ..._core.shapes import broadcast
 
 Maybe = Tensor | None
 Group = Sequence[Maybe]
@@ -72,7 +73,7 @@ class Grid:
         if t is None:
             return None
         packed = t.transpose(-2, -3).to(self.dtype).contiguous()
-        return packed if self.unsound is None else packed.masked_fill(self.unsound, 0)
+        return packed if self.unsound is None else torch.where(self.unsound, 0, packed)
 
     def blocks(self, lse: Tensor | None = None) -> Iterator["Block"]:
         """Blocks that cover the queries, each with the keys between its least lo and its greatest hi."""
@@ -120,13 +121,14 @@ class Block:
         """``[..., M, H, F]`` as ``[..., G, R·m, F]``; a row that sees nothing is zero, so that it touches no sum."""
         if t is None:
             return None
-        part = t[..., self.at, :, :].to(self.grid.dtype).unflatten(-2, self.heads).movedim(-4, -2).flatten(-3, -2)
+        wide = t[..., self.at, :, :].to(self.grid.dtype)
+        part = torch.unflatten(wide, -2, self.heads).movedim(-4, -2).flatten(-3, -2)
         part = part if self.blind is None else torch.where(self.blind, 0, part)
         return part if scale == 1.0 else part * scale
 
     def row(self, t: Maybe) -> Any:
         """``[..., H, M]`` as ``[..., G, R·m, 1]``."""
-        return None if t is None else t[..., self.at].unflatten(-2, self.heads).flatten(-2).unsqueeze(-1)
+        return None if t is None else torch.unflatten(t[..., self.at], -2, self.heads).flatten(-2).unsqueeze(-1)
 
     def keys(self, packed: Maybe) -> Any:
         """``[..., G, N, F]`` as ``[..., G, n, F]``."""
@@ -136,11 +138,11 @@ class Block:
         """``[..., H|1, M|1, N|1]`` as ``[..., G|1, R|1, m|1, n|1]``."""
         t = t if t.shape[-2] == 1 else t[..., self.at, :]
         t = t if t.shape[-1] == 1 else t[..., self.span]
-        return t.unsqueeze(-4) if t.shape[-3] == 1 else t.unflatten(-3, self.heads)
+        return t.unsqueeze(-4) if t.shape[-3] == 1 else torch.unflatten(t, -3, self.heads)
 
     def split(self, logits: Tensor) -> Tensor:
         """``[..., G, R·m, n]`` as ``[..., G, R, m, n]``."""
-        return logits.unflatten(-2, (self.heads[1], self.m))
+        return torch.unflatten(logits, -2, (self.heads[1], self.m))
 
     def distance(self) -> Tensor:
         m = torch.arange(self.at.start, self.at.stop, device=self.grid.device)
@@ -171,13 +173,16 @@ class Block:
         kept = philox.keep(
             grid.key, grid.p, torch.arange(grid.H, device=grid.device), rows, self.span.start, self.span.stop
         )
-        return kept.unflatten(-3, self.heads).flatten(-3, -2).to(grid.dtype) / (1 - philox.threshold(grid.p) / 65536)
+        return torch.unflatten(kept, -3, self.heads).flatten(-3, -2).to(grid.dtype) / (
+            1 - philox.threshold(grid.p) / 65536
+        )
 
     # The formulas' letters.
 
     def logits(self) -> Tensor:
         """s, with −∞ where hidden and NaN where a key that is not sound is seen."""
-        grid, s = self.grid, self.q @ self.k.mT
+        grid = self.grid
+        s: Tensor = self.q @ self.k.mT
         if grid.unsound is not None:
             s = s.masked_fill(grid.unsound[..., self.span, :].mT, torch.nan)
         if grid.dense is None and grid.slopes is None and self.hidden is None:
@@ -193,7 +198,7 @@ class Block:
 
     def per_head(self, t: Tensor) -> Tensor:
         """``[..., H]`` as ``[..., G, R, 1, 1]``."""
-        return t.to(self.grid.dtype).unflatten(-1, self.heads)[..., None, None]
+        return torch.unflatten(t.to(self.grid.dtype), -1, self.heads)[..., None, None]
 
     def weights(self) -> Tensor:
         """P = softmax(s), 0 where hidden."""
@@ -218,16 +223,16 @@ class Block:
             parts.append(self.square(dense).to(self.grid.dtype))
         if slopes is not None:
             parts.append(self.per_head(slopes) * -self.distance())
-        if not parts:
-            return self.q.new_zeros(())
-        total = sum(parts[1:], parts[0])
+        total: Tensor | None = add(*parts)
+        if total is None:
+            return torch.zeros((), dtype=self.grid.dtype, device=self.grid.device)
         return total.expand(*total.shape[:-4], *self.heads, self.m, self.n).flatten(-3, -2)
 
     # Results.
 
     def unrow(self, rows: Tensor) -> Tensor:
         """Rows ``[..., G, R·m, F]`` as ``[..., m, H, F]``."""
-        return rows.unflatten(-2, (self.heads[1], self.m)).movedim(-2, -4).flatten(-3, -2)
+        return self.split(rows).movedim(-2, -4).flatten(-3, -2)
 
     def write(self, rows: Tensor, into: Tensor) -> None:
         """Rows to their place in ``[..., M, H, F]``."""
@@ -235,7 +240,7 @@ class Block:
 
     def write_row(self, row: Tensor, into: Tensor) -> None:
         """``[..., G, R·m, 1]`` to its place in ``[..., H, M]``."""
-        into[..., self.at] = row.unflatten(-2, (self.heads[1], self.m)).flatten(-4, -3).squeeze(-1)
+        into[..., self.at] = self.split(row).flatten(-4, -3).squeeze(-1)
 
 
 class Gradients:

@@ -1,0 +1,45 @@
+"""``python -m xfn.info``: versions, and which backends this machine has, or why not."""
+
+import importlib
+import pkgutil
+import platform
+from collections.abc import Iterator
+
+import torch
+
+from . import __version__, ops
+from ._core.dispatch import OVERRIDE, module
+from ._core.primitive import Primitive
+
+
+def primitives() -> Iterator[Primitive]:
+    """Every primitive of ``xfn.ops``."""
+    for found in sorted(pkgutil.iter_modules(ops.__path__), key=lambda m: m.name):
+        for value in vars(importlib.import_module(f"{ops.__name__}.{found.name}")).values():
+            if isinstance(value, Primitive):
+                yield value
+
+
+def lines() -> Iterator[str]:
+    """What there is to say, a line each."""
+    yield f"xfn {__version__}, torch {torch.__version__}, Python {platform.python_version()}, {platform.platform()}"
+    devices = [f"cpu with {torch.get_num_threads()} threads"]
+    devices += [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    yield f"devices: {', '.join(devices)}"
+    if OVERRIDE:
+        yield f"XFN_BACKEND={OVERRIDE} is the backend of every call that names none"
+    for primitive in primitives():
+        yield f"{primitive.name}, tried in this order:"
+        for backend in primitive.backends:
+            try:
+                kernels = module(backend, primitive.name)
+            except ImportError as error:
+                yield f"    {backend:<10} no: {error}"
+                continue
+            has = [member.member for member in primitive.family if hasattr(kernels, member.member)]
+            yield f"    {backend:<10} {' '.join(has)}"
+        yield "    reference  everything, in O(M N) memory; only when named"
+
+
+if __name__ == "__main__":
+    print("\n".join(lines()))
