@@ -119,8 +119,11 @@ def _broadcastable(a: Shape, b: Shape) -> bool:
 
 
 def broadcast(shapes: Iterable[Shape]) -> Shape:
-    """The shape that all of ``shapes`` broadcast to."""
-    return tuple(torch.broadcast_shapes(*shapes))
+    """The shape that all of ``shapes`` broadcast to; equal ones, the usual case, cost next to nothing."""
+    ranked = [shape for shape in shapes if shape]
+    if all(shape == ranked[0] for shape in ranked):
+        return tuple(ranked[0]) if ranked else ()
+    return tuple(torch.broadcast_shapes(*ranked))
 
 
 def batch_of(operands: Sequence[Operand], tensors: Sequence[Tensor | None]) -> Shape:
