@@ -2,15 +2,16 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
+PYTEST  = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: demo test lint oracle clean
 
 demo: $(VENV)/ready
-	$(BIN)/python examples/tour.py
+	$(BIN)/python -m examples.tour
 
 test: $(VENV)/ready
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal
+	$(PYTEST) --ignore=tests/oracle
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check
@@ -18,7 +19,7 @@ lint: $(VENV)/ready
 	$(BIN)/mypy
 
 oracle: $(VENV)/ready-oracle
-	$(BIN)/python -m pytest tests/oracle
+	$(PYTEST) tests/oracle
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -11,19 +11,11 @@ import torch
 MIB = 2**20
 
 
-def peak_bytes(f: Callable[[], Any]) -> int:
-    """The most bytes that ``f`` has allocated at one time, as torch's allocator reports them, beyond what was held
-    before and what its result holds."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.max_memory_allocated()
-        result = f()
-        torch.cuda.synchronize()
-        held = torch.cuda.memory_allocated() - before
-        top = torch.cuda.max_memory_allocated() - before
-    else:
-        os.environ.setdefault("KINETO_LOG_LEVEL", "5")
+def peak_bytes(f: Callable[[], Any], device: str = "cpu") -> int:
+    """The most bytes that ``f`` has allocated at one time on a device, as torch's allocator reports them, beyond what
+    was held before and what its result holds."""
+    if device == "cpu":
+        os.environ["KINETO_LOG_LEVEL"] = "6"  # the profiler is not to say that it begins and ends
         activities = [torch.profiler.ProfilerActivity.CPU]
         with torch.profiler.profile(activities=activities, profile_memory=True, acc_events=True) as profile:
             result = f()
@@ -32,18 +24,26 @@ def peak_bytes(f: Callable[[], Any]) -> int:
         for event in sorted(events, key=lambda e: e.start_ns()):
             held += event.nbytes()
             top = max(top, held)
+    else:
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        result = f()
+        torch.cuda.synchronize()
+        held = torch.cuda.memory_allocated() - before
+        top = torch.cuda.max_memory_allocated() - before
     del result
     return top - held
 
 
-def median_seconds(*fs: Callable[[], Any], repeats: int = 5) -> list[float]:
+def median_seconds(*fs: Callable[[], Any], repeats: int = 5, device: str = "cpu") -> list[float]:
     """The median wall time of each function, all of them interleaved in one process."""
     times: list[list[float]] = [[] for _ in fs]
     for _ in range(repeats):
         for f, taken in zip(fs, times, strict=True):
             start = time.perf_counter()
             f()
-            if torch.cuda.is_available():
+            if device != "cpu":
                 torch.cuda.synchronize()
             taken.append(time.perf_counter() - start)
     return [statistics.median(taken) for taken in times]

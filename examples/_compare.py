@@ -135,8 +135,7 @@ def measure(transform: Transform, p: Point, attends: Mapping[str, Attend], repea
             cell.error = distance(cell.result, cells[0].result)
             cell.state = cell.state if cell.error < torch.finfo(torch.float32).eps ** 0.5 else DIFFERS
 
-    # Those that ran take turns at the clock, and then each shows its memory to the profiler, which is told to be quiet.
-    os.environ["KINETO_LOG_LEVEL"] = "6"
+    # Those that ran take turns at the clock, and then each shows its memory to the profiler.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for (cell, run), seconds in zip(ran, median_seconds(*(run for _, run in ran), repeats=repeats), strict=True):
@@ -169,27 +168,28 @@ COLOUR = {WORKS: GREEN, LOOPS: YELLOW, RAISES: RED, DIFFERS: RED}
 SMALL = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
-def show(p: Point, attends: Mapping[str, Attend], repeats: int) -> None:
-    """Prints the table, row by row as it is measured, and what torch said."""
+def show(p: Point, attends: Mapping[str, Attend], repeats: int) -> dict[str, list[str]]:
+    """Prints the table, row by row as it is measured, and what torch said; the states of each transform."""
     notes: dict[str, str] = {}
-    states: list[list[str]] = []
+    states: dict[str, list[str]] = {}
     rule = paint("┼".join(["─" * LABEL, *["─" * (CELL + 2)] * len(attends)])[:-1], DIM)
     draw("", BOLD, [paint(f"{name:<{CELL}}", BOLD) for name in attends])
     for title, how, transform in ROWS:
         cells = measure(transform, p, attends, repeats)
         marks = [notes.setdefault(brief(c.note), str(len(notes) + 1)).translate(SMALL) if c.note else "" for c in cells]
-        states.append([cell.state for cell in cells])
+        states[how] = [cell.state for cell in cells]
         print(rule)
         draw(title, BOLD, [verdict(cell, mark) for cell, mark in zip(cells, marks, strict=True)])
         draw(how, DIM, [cost(cell) for cell in cells])
     print(rule)
-    draw("works in", BOLD, [paint(f"{total(column):<{CELL}}", BOLD) for column in zip(*states, strict=True)])
+    draw("works in", BOLD, [paint(f"{total(column):<{CELL}}", BOLD) for column in zip(*states.values(), strict=True)])
 
     # How to read it.
     print(f"\nTime is the median of {repeats}, taken in turns; memory is the most held at one time;")
     print(f"1e-07 is the largest difference from {next(iter(attends))}, as a part of the largest number.\n")
     for note, mark in notes.items():
         print(textwrap.fill(note, 79, initial_indent=f"{mark.translate(SMALL)} ", subsequent_indent="  "))
+    return states
 
 
 def draw(label: str, code: int, cells: list[str]) -> None:

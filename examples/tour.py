@@ -8,7 +8,6 @@ in every way there is, beside the other attentions that torch has.
 
 import argparse
 import math
-import os
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -180,7 +179,8 @@ def read() -> tuple[Tensor, list[str]]:
     return torch.tensor([number[symbol] for symbol in text]), symbols
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> dict[str, list[str]]:
+    """Runs the tour; what became of each transform with each attention."""
     parser = argparse.ArgumentParser(description="A small language model, and every derivative of it.")
     parser.add_argument("--quick", action="store_true", help="a few steps and tiny sizes, in some ten seconds")
     parser.add_argument("--seed", type=int, default=0, help="the key that all is drawn with")
@@ -215,12 +215,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         tokens=batch(unseen, batches, size.batch, size.length),
     )
     print(f"Its loss on {size.batch} sequences of {size.length} characters, threads: {torch.get_num_threads()}\n")
-    _compare.show(point, {"xfn": causal} | _compare.PEERS, size.repeats)
+    states = _compare.show(point, {"xfn": causal} | _compare.PEERS, size.repeats)
     print("\nA model of pure functions, every derivative of it, and who can take them: all of it")
     print("was measured just now. Go on with README.md, or let make test prove the numbers.")
+    return states
 
 
 if __name__ == "__main__":
-    # Memory is measured where the tour runs: on the CPU, even where there is a GPU.
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""
     main()
