@@ -1,9 +1,7 @@
 """What the laws range over: every primitive, its cases as tensors, its backends, and when two results agree."""
 
-import pkgutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any
 
 import pytest
@@ -11,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as tree
 
-import xfn.ops
 from xfn._core.case import Case
 from xfn._core.dispatch import module
 from xfn._core.primitive import Primitive
+from xfn.info import primitives
 
 Tensors = tuple[Tensor, ...]
 
@@ -46,15 +44,6 @@ class Subject:
         lead = () if examples is None else (examples,)
         shapes = [(*lead, *self.case.shape(name)) for name in self.case.shapes]
         return tuple(torch.randn(s, generator=generator, dtype=torch.float64).to(dtype) for s in shapes)
-
-
-def primitives() -> Iterator[tuple[Primitive, Sequence[Case]]]:
-    """Every primitive that a module of ``xfn.ops`` defines, with that module's cases."""
-    for found in sorted(pkgutil.iter_modules(xfn.ops.__path__), key=lambda m: m.name):
-        module = import_module(f"xfn.ops.{found.name}")
-        for value in vars(module).values():
-            if isinstance(value, Primitive):
-                yield value, module.CASES
 
 
 def subjects(

@@ -24,6 +24,18 @@ CANNOT_COMPILE = {
     "jvp_jvp_grad": "fake tensors write to an expanded zero: https://github.com/pytorch/pytorch/issues/151196",
 }
 
+RELEASE = tuple(int(part) for part in torch.__version__.split(".")[:2])
+if RELEASE < (2, 12):
+    CANNOT_COMPILE |= dict.fromkeys(
+        ["backward", "is_grads_batched", "double_backward", "dual_of_backward", "checkpoint", "checkpoint_reentrant"],
+        "Dynamo traces requires_grad_ since 2.12: https://github.com/pytorch/pytorch/pull/176984",
+    )
+if RELEASE < (2, 13):
+    CANNOT_COMPILE |= dict.fromkeys(
+        ["jacrev", "jacfwd", "hessian", "jacrev_jacrev"],
+        "the basis of a Jacobian in several arguments, or outputs, is laid out from a tensor's values until 2.13",
+    )
+
 
 def softmax_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensors:
     s = torch.einsum("...mhk,...nhk->...hmn", q * q.shape[-1] ** -0.5, k)

@@ -102,7 +102,22 @@ def test_a_bias_is_a_tree_of_its_tensors() -> None:
     assert tree.tree_flatten(tree.tree_map(lambda t: t.double(), bias.causal()))[0] == []
     assert isinstance(tree.tree_unflatten([0] * len(leaves), spec), Bias)
     paths = [tree.keystr(path) for path, _ in tree.tree_flatten_with_path(made)[0]]
-    assert paths[0] == ".terms[0].queries"
+    assert paths == [".terms[1].tensor", ".terms[2].slopes"]  # lengths in a list are structure
+    data = bias.segments(torch.tensor([2, 4])) & bias.span(0, torch.tensor(3))
+    paths = [tree.keystr(path) for path, _ in tree.tree_flatten_with_path(data)[0]]
+    assert paths == [".terms[0].queries.tensor", ".terms[0].keys.tensor", ".terms[1].hi.tensor"]
+
+
+def test_numbers_are_shared_and_tensors_are_mapped() -> None:
+    q, lengths, b = torch.randn(2, M, H, 4), torch.tensor([[1], [4]]), torch.randn(2, H, M, M)
+    for made in (
+        bias.segments([2, 4]) + bias.dense(b),
+        bias.padded([2, 4], 3, [1, 3]) & bias.span(0, lengths),
+        bias.segments(torch.tensor([[2, 4], [3, 3]])).causal(),
+    ):
+        torch.testing.assert_close(func.vmap(xfn.attention)(q, q, q, made), xfn.attention(q, q, q, made))
+    slopes = func.grad(lambda made: xfn.attention(q, q, q, made).square().sum())(bias.segments([2, 4]) + bias.dense(b))
+    assert slopes.terms[1].tensor.shape == b.shape
 
 
 def test_a_bias_goes_through_grad_and_compile() -> None:
@@ -139,7 +154,29 @@ def test_packing() -> None:
         (lambda: bias.segments(torch.ones(2)), TypeError, "lengths are integers [..., S], but got torch.float32 [2]"),
         (lambda: bias.segments([1, 2], [3]), ShapeError, "there are 2 lengths, but 1 kv_lengths"),
         (lambda: bias.padded([1, 1], 2, [3, 1]), ValueError, "kv_lengths=[3, 1] exceed kv_padding=2"),
-        (lambda: bias.span(0.5, 1), TypeError, "span takes integers, but lo is torch.float32"),
+        (lambda: bias.span(0.5, 1), TypeError, "span takes integers, but lo is 0.5"),
+        (lambda: bias.span(torch.ones(2), 1), TypeError, "span takes integers, but lo is torch.float32"),
+        (lambda: bias.span(0, torch.tensor([1, 2])).resolve(3, 4), ShapeError, "bounds for 2 queries, but q has M=3"),
+        (lambda: bias.local(1.5, 0), TypeError, "left is an integer, but got 1.5"),
+        (lambda: bias.local("a", 0), TypeError, "left is an integer, but got 'a'"),
+        (lambda: bias.segments(5), TypeError, "lengths are integers, in a list or a tensor, but got 5"),
+        (lambda: bias.segments([1.0]), TypeError, "but got [1.0]"),  # type: ignore[list-item]
+        (lambda: bias.segments([True]), TypeError, "but got [True]"),
+        (lambda: bias.dense([0.5]), TypeError, "a dense bias is a list, but must be a torch.Tensor"),
+        (lambda: bias.alibi([0.5]), TypeError, "slopes is a list, but must be a torch.Tensor"),
+        (
+            lambda: (bias.dense(torch.ones(2, 3)) + bias.dense(torch.ones(4))).resolve(2, 3),
+            ShapeError,
+            "two terms of a bias do not broadcast: [1, 2, 3] and [1, 1, 4]",
+        ),
+        (lambda: bias.pack([None]), TypeError, "tensors[0] is a NoneType"),  # type: ignore[list-item]
+        (lambda: bias.pack([torch.ones(2)]), ShapeError, "pack joins tensors of one rank that have dim -3"),
+        (lambda: bias.pack([torch.ones(2, 1, 1), torch.ones(2, 1, 2)]), ShapeError, "differ in dim -3 alone"),
+        (
+            lambda: (bias.segments([3]) & bias.segments([3])).split(torch.ones(3, 1, 1)),
+            ValueError,
+            "this bias has segments 2 times",
+        ),
         (lambda: bias.pack([]), ValueError, "pack needs at least one tensor"),
         (lambda: bias.causal().split(torch.ones(3, 1, 1)), ValueError, "split needs one bias.segments"),
         (lambda: bias.segments([1, 2]).split(torch.ones(4, 1, 1)), ShapeError, "hold 3 queries, but dim -3 has 4"),

@@ -59,7 +59,7 @@ print(dict(watch(lambda: xfn.attention(q, q, q)).counts))
 
 def test_info_names_every_backend() -> None:
     text = "\n".join(info.lines())
-    for primitive in info.primitives():
+    for primitive, _ in info.primitives():
         assert all(backend in text for backend in (primitive.name, *primitive.backends, "reference"))
 
 

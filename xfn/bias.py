@@ -15,17 +15,15 @@ floats and hides where it is False; ``-slopes[h] · |m − n|`` is added.
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import get_args
 
 import torch
 from torch import Tensor
 
 from ._core import terms
 from ._core.errors import ShapeError
+from ._core.kinds import check_tensors
 from ._core.pytree import pytree
-from ._core.terms import Alibi, Band, Corner, Dense, Interval, Resolved, Segments, Term
-
-Lengths = Sequence[int] | Tensor
+from ._core.terms import Alibi, Band, Corner, Dense, Integers, Interval, Lengths, Resolved, Segments, Term, reach
 
 
 @pytree
@@ -54,11 +52,11 @@ class Bias:
 
     def causal(self, corner: Corner = "top-left") -> "Bias":
         """Also hide the future; within each segment when there are segments. See :func:`causal`."""
-        return self._refined(Band(None, 0, _corner(corner)))
+        return self._refined(Band.of(None, 0, corner))
 
     def local(self, left: int | None, right: int | None, corner: Corner = "top-left") -> "Bias":
         """Also hide what is far; within each segment when there are segments. See :func:`local`."""
-        return self._refined(_band(left, right, corner))
+        return self._refined(Band.of(left, right, corner))
 
     def _refined(self, band: Band) -> "Bias":
         if not any(isinstance(t, Segments) for t in self.terms):
@@ -79,20 +77,9 @@ class Bias:
             tensor([[[0., -inf, -inf],
                      [0., 0., -inf]]])
         """
-        lo, hi, dense, slopes = self.resolve(M, N, device)
-        m, n = torch.arange(M, device=device), torch.arange(N, device=device)
-        bias = torch.zeros(1, M, N, dtype=dtype, device=device)
-        if slopes is not None:
-            bias = bias - slopes.to(bias)[..., None, None] * (m[:, None] - n).abs()
-        if dense is not None and dense.dtype != torch.bool:
-            bias = bias + dense.to(dtype)
-        if dense is not None and dense.dtype == torch.bool:
-            bias = torch.where(dense, bias, -torch.inf)
-        if lo is not None:
-            bias = torch.where((n >= lo[..., None]).unsqueeze(-3), bias, -torch.inf)
-        if hi is not None:
-            bias = torch.where((n < hi[..., None]).unsqueeze(-3), bias, -torch.inf)
-        return bias
+        normal = self.resolve(M, N, device)
+        added = normal.added_to(torch.zeros(1, M, N, dtype=dtype, device=device))
+        return torch.where(normal.visible(M, N, device), added, -torch.inf)
 
     def added_to(self, logits: Tensor) -> Tensor:
         """``logits [..., H, M, N]`` with the bias added: for attentions written in plain torch."""
@@ -101,9 +88,10 @@ class Bias:
 
     def split(self, packed: Tensor, dim: int = -3) -> tuple[Tensor, ...]:
         """What :func:`pack` joined, apart again: one view per segment of the queries, along ``dim``."""
-        found = [t.lengths for t in self.terms if isinstance(t, Segments)]
+        found = [t.queries.fixed for t in self.terms if isinstance(t, Segments)]
         if len(found) != 1 or found[0] is None:
-            raise ValueError("split needs one bias.segments whose lengths are a list of integers; this bias has none")
+            of = "of tensors" if found == [None] else f"{len(found)} times"
+            raise ValueError(f"split needs one bias.segments of a list of integers, but this bias has segments {of}")
         if packed.shape[dim] != sum(found[0]):
             raise ShapeError(f"the segments hold {sum(found[0])} queries, but dim {dim} has {packed.shape[dim]}")
         return tuple(torch.split(packed, list(found[0]), dim))
@@ -116,12 +104,15 @@ def causal(corner: Corner = "top-left") -> Bias:
         corner: where the diagonal starts. The two differ when M ≠ N: ``"top-left"`` aligns the first query with
             the first key, ``"bottom-right"`` the last with the last, as in decoding with a cache.
 
+    Raises:
+        ValueError: another corner.
+
     Example:
         >>> causal("bottom-right").materialize(2, 3)
         tensor([[[0., 0., -inf],
                  [0., 0., 0.]]])
     """
-    return Bias((Band(None, 0, _corner(corner)),))
+    return Bias((Band.of(None, 0, corner),))
 
 
 def local(left: int | None, right: int | None, corner: Corner = "top-left") -> Bias:
@@ -131,21 +122,28 @@ def local(left: int | None, right: int | None, corner: Corner = "top-left") -> B
         left, right: how many keys are seen on each side of the diagonal; ``None`` is all of them.
         corner: where the diagonal starts, as in :func:`causal`.
 
+    Raises:
+        TypeError, ValueError: a reach that is no integer, or negative; another corner.
+
     Example:
         >>> local(1, 0).materialize(3, 3)
         tensor([[[0., -inf, -inf],
                  [0., 0., -inf],
                  [-inf, 0., 0.]]])
     """
-    return Bias((_band(left, right, corner),))
+    return Bias((Band.of(left, right, corner),))
 
 
 def segments(lengths: Lengths, kv_lengths: Lengths | None = None) -> Bias:
     """Block-diagonal: segment i of the queries sees segment i of the keys, and nothing else.
 
     Args:
-        lengths: queries in each segment, integers or an int tensor ``[..., S]``.
+        lengths: queries in each segment: a list of integers, or an int tensor ``[..., S]``, which is data.
         kv_lengths: keys in each segment; by default the same.
+
+    Raises:
+        TypeError, ValueError: what is no list of lengths.
+        ShapeError: there are not as many of one as of the other; or, when used, lists that do not add up to M and N.
 
     Example:
         >>> segments([1, 2]).materialize(3, 3)
@@ -153,10 +151,7 @@ def segments(lengths: Lengths, kv_lengths: Lengths | None = None) -> Bias:
                  [-inf, 0., 0.],
                  [-inf, 0., 0.]]])
     """
-    queries = _lengths("lengths", lengths)
-    keys = queries if kv_lengths is None else _lengths("kv_lengths", kv_lengths)
-    total = _total(lengths if kv_lengths is None else kv_lengths)
-    return _segments(queries, keys.cumsum(-1) - keys, keys, lengths, total)
+    return _segments(lengths, lengths if kv_lengths is None else kv_lengths, None)
 
 
 def padded(lengths: Lengths, kv_padding: int, kv_lengths: Lengths) -> Bias:
@@ -167,17 +162,18 @@ def padded(lengths: Lengths, kv_padding: int, kv_lengths: Lengths) -> Bias:
         kv_padding: slots that each segment's keys have.
         kv_lengths: how many of them are used; at most ``kv_padding``.
 
+    Raises:
+        TypeError, ValueError, ShapeError: as :func:`segments`; or a list has more keys than slots.
+
     Example:
         >>> padded([1, 1], 2, [2, 1]).materialize(2, 4)
         tensor([[[0., 0., -inf, -inf],
                  [-inf, -inf, 0., -inf]]])
     """
-    queries, keys = _lengths("lengths", lengths), _lengths("kv_lengths", kv_lengths)
+    made = _segments(lengths, kv_lengths, reach("kv_padding", kv_padding))
     if not isinstance(kv_lengths, Tensor) and max(kv_lengths) > kv_padding:
         raise ValueError(f"kv_lengths={list(kv_lengths)} exceed kv_padding={kv_padding}")
-    starts = torch.arange(keys.shape[-1], device=keys.device) * kv_padding
-    keys = keys.clamp(max=kv_padding)
-    return _segments(queries, starts.expand_as(keys), keys, lengths, keys.shape[-1] * kv_padding)
+    return made
 
 
 def span(lo: Tensor | int, hi: Tensor | int) -> Bias:
@@ -187,30 +183,37 @@ def span(lo: Tensor | int, hi: Tensor | int) -> Bias:
         lo, hi: integers, or int tensors ``[..., M]`` or ``[..., 1]``; ``...`` is batch, so
             ``span(0, lengths[:, None])`` hides each example's padding.
 
+    Raises:
+        TypeError: bounds that are not integers.
+        ShapeError: when used, bounds for a number of queries that is not M.
+
     Example:
         >>> span(0, torch.tensor([[1], [2]])).materialize(1, 2)
         tensor([[[[0., -inf]]],
         <BLANKLINE>
                 [[[0., 0.]]]])
     """
-    bounds = [torch.as_tensor(b) for b in (lo, hi)]
-    for name, bound in zip(("lo", "hi"), bounds, strict=True):
-        if bound.dtype.is_floating_point or bound.dtype == torch.bool:
-            raise TypeError(f"span takes integers, but {name} is {bound.dtype}")
-    return Bias((Interval(*(b.long() if b.dim() else b.long()[None] for b in bounds)),))
+    return Bias((Interval(Integers.bound("lo", lo), Integers.bound("hi", hi)),))
 
 
 def alibi(slopes: Tensor) -> Bias:
     """Attention with linear biases: ``-slopes[h] · |m − n|`` is added (Press, Smith and Lewis, 2022).
 
+    Positions count from the first query and the first key. Where the last ones coincide, as in decoding with a
+    cache, put ``m + N − M`` in place of m: write ``dense(-slopes[:, None, None] * distance)``.
+
     Args:
         slopes: floating ``[..., H]``; gradients flow into them.
+
+    Raises:
+        TypeError: slopes that are no floating tensor.
 
     Example:
         >>> alibi(torch.tensor([0.5])).materialize(2, 2)
         tensor([[[ 0.0000, -0.5000],
                  [-0.5000,  0.0000]]])
     """
+    check_tensors({"slopes": slopes})
     if not slopes.is_floating_point() or slopes.dim() == 0:
         raise TypeError(f"alibi takes floating slopes [..., H], but got {slopes.dtype} {list(slopes.shape)}")
     return Bias((Alibi(slopes),))
@@ -222,10 +225,14 @@ def dense(tensor: Tensor) -> Bias:
     Args:
         tensor: broadcasts to ``[..., H, M, N]``.
 
+    Raises:
+        TypeError: what is neither.
+
     Example:
         >>> dense(torch.tensor([True, False])).materialize(1, 2)
         tensor([[[0., -inf]]])
     """
+    check_tensors({"a dense bias": tensor})
     if not (tensor.is_floating_point() or tensor.dtype == torch.bool):
         raise TypeError(
             f"a dense bias is floating (added) or boolean (True = may attend), but got {tensor.dtype}: "
@@ -244,45 +251,30 @@ def pack(tensors: Sequence[Tensor], dim: int = -3) -> tuple[Tensor, Bias]:
     Returns:
         ``[..., ΣM_i, H, K]`` and a :class:`Bias`; its ``split`` undoes the packing.
 
+    Raises:
+        ValueError, ShapeError: no tensors, or tensors that differ in more than their length.
+
     Example:
         >>> packed, documents = pack([torch.zeros(3, 2, 4), torch.ones(5, 2, 4)])
         >>> [t.shape[0] for t in documents.split(packed)]
         [3, 5]
     """
-    if not tensors:
+    if not len(tensors):
         raise ValueError("pack needs at least one tensor")
-    return torch.cat(list(tensors), dim), segments([t.shape[dim] for t in tensors])
+    check_tensors({f"tensors[{i}]": t for i, t in enumerate(tensors)})
+    shapes = [list(t.shape) for t in tensors]
+    if not all(len(s) == len(shapes[0]) >= max(-dim, dim + 1) for s in shapes):
+        raise ShapeError(f"pack joins tensors of one rank that have dim {dim}, but got {shapes}")
+    lengths = [s.pop(dim) for s in shapes]
+    if any(s != shapes[0] for s in shapes):
+        raise ShapeError(
+            f"pack joins tensors that differ in dim {dim} alone, but got {[list(t.shape) for t in tensors]}"
+        )
+    return torch.cat(list(tensors), dim), segments(lengths)
 
 
-def _corner(corner: str) -> Corner:
-    if corner not in get_args(Corner):
-        raise ValueError(f"corner={corner!r} is neither of {list(get_args(Corner))}")
-    return corner  # type: ignore[return-value]
-
-
-def _band(left: int | None, right: int | None, corner: str) -> Band:
-    for name, reach in (("left", left), ("right", right)):
-        if reach is not None and reach < 0:
-            raise ValueError(f"{name}={reach} reaches nowhere: it must be at least 0, or None for no limit")
-    return Band(left, right, _corner(corner))
-
-
-def _lengths(name: str, lengths: Lengths) -> Tensor:
-    if isinstance(lengths, Tensor):
-        if lengths.dtype.is_floating_point or lengths.dtype == torch.bool or lengths.dim() == 0:
-            raise TypeError(f"{name} are integers [..., S], but got {lengths.dtype} {list(lengths.shape)}")
-        return lengths.long()
-    if not lengths or min(lengths) < 0:
-        raise ValueError(f"{name} are one or more integers from 0 on, but got {list(lengths)}")
-    return torch.tensor(lengths)
-
-
-def _total(lengths: Lengths) -> int | None:
-    return None if isinstance(lengths, Tensor) else sum(lengths)
-
-
-def _segments(queries: Tensor, starts: Tensor, keys: Tensor, lengths: Lengths, total: int | None) -> Bias:
-    if queries.shape[-1] != keys.shape[-1]:
-        raise ShapeError(f"there are {queries.shape[-1]} lengths, but {keys.shape[-1]} kv_lengths")
-    fixed = None if isinstance(lengths, Tensor) else tuple(lengths)
-    return Bias((Segments(queries, starts, keys, lengths=fixed, total=total),))
+def _segments(lengths: Lengths, kv_lengths: Lengths, padding: int | None) -> Bias:
+    queries, keys = Integers.lengths("lengths", lengths), Integers.lengths("kv_lengths", kv_lengths)
+    if queries.count != keys.count:
+        raise ShapeError(f"there are {queries.count} lengths, but {keys.count} kv_lengths")
+    return Bias((Segments(queries, keys, padding),))

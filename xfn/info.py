@@ -3,21 +3,23 @@
 import importlib
 import pkgutil
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 
 from . import __version__, ops
+from ._core.case import Case
 from ._core.dispatch import OVERRIDE, module
 from ._core.primitive import Primitive
 
 
-def primitives() -> Iterator[Primitive]:
-    """Every primitive of ``xfn.ops``."""
+def primitives() -> Iterator[tuple[Primitive, Sequence[Case]]]:
+    """Every primitive that a module of ``xfn.ops`` defines, with that module's cases."""
     for found in sorted(pkgutil.iter_modules(ops.__path__), key=lambda m: m.name):
-        for value in vars(importlib.import_module(f"{ops.__name__}.{found.name}")).values():
+        module = importlib.import_module(f"{ops.__name__}.{found.name}")
+        for value in vars(module).values():
             if isinstance(value, Primitive):
-                yield value
+                yield value, module.CASES
 
 
 def lines() -> Iterator[str]:
@@ -28,7 +30,7 @@ def lines() -> Iterator[str]:
     yield f"devices: {', '.join(devices)}"
     if OVERRIDE:
         yield f"XFN_BACKEND={OVERRIDE} is the backend of every call that names none"
-    for primitive in primitives():
+    for primitive, _ in primitives():
         yield f"{primitive.name}, tried in this order:"
         for backend in primitive.backends:
             try:

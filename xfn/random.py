@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ._core.errors import ShapeError
+from ._core.kinds import FLOATS, check_number, is_integer
 from ._core.philox import MASK, philox
 
 Size = int | Sequence[int]
@@ -51,11 +52,16 @@ def fold_in(key: Tensor, data: int | Tensor) -> Tensor:
     Returns:
         int64 ``[..., 2]``.
 
+    Raises:
+        TypeError: data that are no integers.
+
     Example:
         >>> torch.equal(fold_in(key(0), 3), split(key(0), 5)[3])
         True
     """
     _check(key)
+    if not is_integer(data):
+        raise TypeError(f"fold_in takes integers, but got {getattr(data, 'dtype', repr(data))}")
     number = torch.as_tensor(data, dtype=torch.int64, device=key.device)
     zero = torch.zeros_like(number)
     words = philox(key, (number & MASK, (number >> 32) & MASK, zero, zero + CHILD))
@@ -109,25 +115,31 @@ def uniform(
 ) -> Tensor:
     """Numbers drawn evenly from [low, high).
 
-    u = low + (high − low) · j / 2ᵇ, with j the top b bits of a word, or of two for float64; b is the precision of
-    ``dtype``: 53, 24, 11 or 8 bits.
+    u = low + (high − low) · j / 2ᵇ, never rounded up to high, with j the top b bits of a word, or of two for float64;
+    b is the precision of ``dtype``: 53, 24, 11 or 8 bits.
 
     Args:
         key: int64 ``[2]``.
         shape: of the result.
-        low, high: the interval.
+        low, high: the interval; low must be below high.
         dtype: float64, float32, float16 or bfloat16.
 
     Returns:
-        ``shape``.
+        ``shape`` in ``dtype``.
+
+    Raises:
+        ValueError: an empty interval.
 
     Example:
         >>> u = uniform(key(0), (1000,), -1.0, 1.0)
         >>> bool((u >= -1).all() and (u < 1).all())
         True
     """
+    if not low < high:
+        raise ValueError(f"uniform draws from [low, high), but low={low} and high={high} leave nothing to draw")
     bits = _precision(dtype)
-    return _bits(key, shape, bits).to(dtype) * 2.0**-bits * (high - low) + low
+    drawn = _bits(key, shape, bits).to(dtype) * 2.0**-bits
+    return drawn if (low, high) == (0, 1) else (drawn * (high - low) + low).clamp(low, _below(high, dtype))
 
 
 def normal(key: Tensor, shape: Size = (), *, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -142,13 +154,14 @@ def normal(key: Tensor, shape: Size = (), *, dtype: torch.dtype = torch.float32)
         dtype: float64, float32, float16 or bfloat16.
 
     Returns:
-        ``shape``.
+        ``shape`` in ``dtype``.
 
     Example:
         >>> z = normal(key(0), (4096,))
         >>> abs(z.mean().item()) < 0.05 and abs(z.std().item() - 1) < 0.05
         True
     """
+    _precision(dtype)
     bits = 52 if dtype == torch.float64 else 32
     unit = (2 * _bits(key, shape, bits) + 1).double() * 2.0**-bits - 1
     return (torch.erfinv(unit) * math.sqrt(2)).to(dtype)
@@ -159,19 +172,27 @@ def bernoulli(key: Tensor, p: float | Tensor = 0.5, shape: Size | None = None) -
 
     Args:
         key: int64 ``[2]``.
-        p: a probability, or a floating tensor of them that broadcasts with ``shape``.
+        p: a probability, or a floating tensor of them that broadcasts to ``shape``.
         shape: of the result; by default that of ``p``.
 
     Returns:
         bool ``shape``.
 
+    Raises:
+        ValueError: p is a number outside [0, 1].
+        ShapeError: p does not broadcast to ``shape``.
+
     Example:
         >>> bernoulli(key(0), 0.25, (3, 4)).shape
         torch.Size([3, 4])
     """
-    if shape is None:
-        shape = tuple(p.shape) if isinstance(p, Tensor) else ()
-    return uniform(key, shape) < p
+    if not isinstance(p, Tensor) and not 0 <= check_number("p", p) <= 1:
+        raise ValueError(f"p={p} is no probability: it must lie in [0, 1]")
+    own = tuple(p.shape) if isinstance(p, Tensor) else ()
+    size = own if shape is None else _shape(shape)
+    if len(own) > len(size) or not all(m in (1, n) for m, n in zip(reversed(own), reversed(size), strict=False)):
+        raise ShapeError(f"p has shape {list(own)}, which does not broadcast to shape={list(size)}")
+    return uniform(key, size) < p
 
 
 def randint(key: Tensor, shape: Size, low: int, high: int) -> Tensor:
@@ -180,18 +201,25 @@ def randint(key: Tensor, shape: Size, low: int, high: int) -> Tensor:
     Args:
         key: int64 ``[2]``.
         shape: of the result.
-        low, high: the interval; ``high`` must exceed ``low``.
+        low, high: the interval, at most 2⁴⁰ long; ``high`` must exceed ``low``.
 
     Returns:
         int64 ``shape``.
+
+    Raises:
+        TypeError, ValueError: bounds that are no integers, or an interval that is empty or too long.
 
     Example:
         >>> dice = randint(key(0), (1000,), 1, 7)
         >>> dice.min().item(), dice.max().item()
         (1, 6)
     """
+    if isinstance(low, Tensor) or isinstance(high, Tensor) or not (is_integer(low) and is_integer(high)):
+        raise TypeError(f"randint draws integers between two integers, but got low={low!r} and high={high!r}")
     if high <= low:
         raise ValueError(f"randint draws from [low, high), but low={low} and high={high} leave nothing to draw")
+    if high - low > 2**40 or not -(2**63) <= low < high <= 2**63:
+        raise ValueError(f"randint draws evenly from 2**40 numbers at most, of 64 bits, but got [{low}, {high})")
     return _bits(key, shape, 63) % (high - low) + low
 
 
@@ -205,13 +233,18 @@ def permutation(key: Tensor, x: int | Tensor) -> Tensor:
     Returns:
         int64 ``[x]``, or a tensor like ``x``.
 
+    Raises:
+        TypeError: neither.
+
     Example:
         >>> sorted(permutation(key(0), 5).tolist())
         [0, 1, 2, 3, 4]
     """
-    n = x if isinstance(x, int) else x.shape[0]
+    if not ((isinstance(x, Tensor) and x.dim()) or (is_integer(x) and x >= 0)):
+        raise TypeError(f"permutation takes a number of things or a tensor [n, …], but got {x!r}")
+    n = x.shape[0] if isinstance(x, Tensor) else x
     order = torch.sort(_bits(key, n, 63), stable=True).indices
-    return order if isinstance(x, int) else x[order]
+    return x[order] if isinstance(x, Tensor) else order
 
 
 def _bits(key: Tensor, shape: Size, width: int) -> Tensor:
@@ -230,11 +263,25 @@ def _bits(key: Tensor, shape: Size, width: int) -> Tensor:
 
 def _precision(dtype: torch.dtype) -> int:
     """Bits of a floating dtype's significand, the hidden one included."""
+    if dtype not in FLOATS:
+        raise TypeError(f"dtype is {dtype}, but must be one of {', '.join(map(str, FLOATS))}")
     return 1 - round(math.log2(torch.finfo(dtype).eps))
 
 
+def _below(number: float, dtype: torch.dtype) -> float:
+    """The greatest number of ``dtype`` that is less than ``number``, but for subnormal ones."""
+    fraction, exponent = math.frexp(number)
+    unit = 2.0 ** (exponent - _precision(dtype))
+    if fraction == 0.5:  # a power of two, and numbers are twice as dense below it
+        unit /= 2
+    return (math.ceil(number / unit) - 1) * unit if number else -torch.finfo(dtype).tiny
+
+
 def _shape(size: Size) -> tuple[int, ...]:
-    return (size,) if isinstance(size, int) else tuple(size)
+    shape = tuple(size) if isinstance(size, Sequence) else (size,)
+    if any(n < 0 for n in shape):
+        raise ValueError(f"a shape has no negative sizes, but got {list(shape)}")
+    return shape
 
 
 def _check(key: Tensor, single: bool = False) -> None:

@@ -7,7 +7,9 @@ import pytest
 import torch
 from torch import func
 
-from ..cases import Subject, agree, primitives, subjects, tiny
+from xfn.info import primitives
+
+from ..cases import Subject, agree, subjects, tiny
 from ..ledger import CANNOT_COMPILE, compiled
 from ..transforms import TRANSFORMS, Model, Transform, grad, jvp_grad, loss, vmap_grad
 from .test_transforms import point

@@ -12,8 +12,9 @@ from xfn._core.dispatch import Call, module, reasons
 from xfn._core.errors import Unsupported
 from xfn._core.member import Member
 from xfn._core.primitive import Primitive
+from xfn.info import primitives
 
-from ..cases import agree, error, primitives
+from ..cases import agree, error
 from ..watch import watch
 
 Group = list[Tensor | None]

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, func
+from torch.fx.experimental.proxy_tensor import make_fx
 
 import xfn
 from xfn import random
@@ -103,6 +104,24 @@ def test_moments() -> None:
     assert halves.max() < 1
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize(("low", "high"), [(1.0, 2.0), (100.0, 101.0), (-2.0, -1.0), (-1.0, 0.0), (0.0, 3.0)])
+def test_uniform_never_reaches_its_end(low: float, high: float, dtype: torch.dtype) -> None:
+    drawn = random.uniform(KEY, 200_000, low, high, dtype=dtype)
+    assert drawn.dtype == dtype
+    assert drawn.min() >= low
+    assert drawn.max() < high
+    end = torch.tensor(high, dtype=dtype)
+    want = torch.nextafter(end, torch.tensor(-torch.inf, dtype=dtype)).item()
+    assert high == 0 or random._below(high, dtype) == want
+
+
+def test_sizes_may_be_symbols() -> None:
+    draw = lambda key, q: random.split(key, q.shape[0])
+    traced = make_fx(draw, tracing_mode="symbolic")(KEY, torch.zeros(3))
+    assert torch.equal(traced(KEY, torch.zeros(5)), random.split(KEY, 5))
+
+
 # Dropout.
 
 Q, K, V = (random.normal(key, (6, 21, 4, 8), dtype=torch.float64) for key in random.split(random.key(1), 3))
@@ -164,6 +183,17 @@ def test_dropout_is_unbiased_and_rows_and_heads_differ() -> None:
         (lambda: random.uniform(torch.zeros(2)), ShapeError, "but got torch.float32 [2]"),
         (lambda: random.normal(random.split(KEY, 3)), ShapeError, "one draw takes one key [2], but got keys [3, 2]"),
         (lambda: random.randint(KEY, (2,), 3, 3), ValueError, "low=3 and high=3 leave nothing to draw"),
+        (lambda: random.randint(KEY, 2, 0, 2**63), ValueError, "from 2**40 numbers at most"),
+        (lambda: random.randint(KEY, 2, 0, 2.5), TypeError, "between two integers, but got low=0 and high=2.5"),
+        (lambda: random.uniform(KEY, 2, 1.0, 1.0), ValueError, "low=1.0 and high=1.0 leave nothing to draw"),
+        (lambda: random.uniform(KEY, 2, dtype=torch.int64), TypeError, "dtype is torch.int64, but must be one of"),
+        (lambda: random.normal(KEY, 2, dtype=torch.int64), TypeError, "dtype is torch.int64, but must be one of"),
+        (lambda: random.fold_in(KEY, 1.7), TypeError, "fold_in takes integers, but got 1.7"),
+        (lambda: random.fold_in(KEY, torch.ones(2)), TypeError, "fold_in takes integers, but got torch.float32"),
+        (lambda: random.bernoulli(KEY, 2.0), ValueError, "p=2.0 is no probability: it must lie in [0, 1]"),
+        (lambda: random.bernoulli(KEY, torch.ones(5, 1), 3), ShapeError, "[5, 1], which does not broadcast to shape"),
+        (lambda: random.split(KEY, -1), ValueError, "a shape has no negative sizes, but got [-1]"),
+        (lambda: random.permutation(KEY, -1), TypeError, "a number of things or a tensor [n, …], but got -1"),
     ],
 )
 def test_errors_say_what_to_write(call: Any, kind: type[Exception], text: str) -> None:

@@ -58,13 +58,34 @@ def test_parts_may_be_stacked_and_keep_their_dtype() -> None:
 OUT, LSE = torch.zeros(5, 2, 3), torch.zeros(2, 5)
 
 
+def test_parts_broadcast_each_for_itself() -> None:
+    """Two parts of two examples, with one lse for both examples."""
+    out, lse = torch.randn(2, 2, 5, 2, 3, dtype=torch.float64), torch.randn(2, 2, 5, dtype=torch.float64)
+    got = xfn.merge_attentions(list(out), list(lse))
+    want = xfn.merge_attentions(list(out), [t.expand(2, 2, 5) for t in lse])
+    for one, other in zip(got, want, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_part_that_is_spoilt_spoils_the_whole() -> None:
+    out, lse = torch.randn(2, 5, 2, 3), torch.randn(2, 2, 5)
+    lse[0, 1, 3] = torch.nan
+    whole, total = xfn.merge_attentions(out, lse)
+    assert whole[3, 1].isnan().all()
+    assert total[1, 3].isnan()
+    assert whole.isnan().sum() == 3
+
+
 @pytest.mark.parametrize(
     ("call", "text"),
     [
         (lambda: xfn.merge_attentions([], []), "one lse for every out and at least one, but got 0 and 0"),
         (lambda: xfn.merge_attentions([OUT], [LSE, LSE]), "but got 1 and 2"),
         (lambda: xfn.merge_attentions([OUT], [LSE.mT]), "lse [..., H, M] has H=5, but out has H=2"),
-        (lambda: xfn.merge_attentions([OUT, OUT[..., :2]], [LSE, LSE]), "the parts differ: out [5, 2, 2]"),
+        (
+            lambda: xfn.merge_attentions([OUT, OUT[..., :2]], [LSE, LSE]),
+            "the parts differ: out is [5, 2, 2] beside [5, 2, 3]",
+        ),
     ],
 )
 def test_errors_say_what_to_write(call: Any, text: str) -> None:

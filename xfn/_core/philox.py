@@ -12,6 +12,8 @@ from torch import Tensor
 M = (0xD2511F53, 0xCD9E8D57)
 W = (0x9E3779B9, 0xBB67AE85)
 MASK = 0xFFFFFFFF
+LANES = 8
+"""Dropout decisions that one call of Philox makes: its four words, cut into 16-bit lanes."""
 
 Words = tuple[Tensor, Tensor, Tensor, Tensor]
 
@@ -28,10 +30,6 @@ def philox(key: Tensor, counter: Words, rounds: int = 10) -> Words:
         c0, c1, c2, c3 = (b >> 32) & MASK ^ c1 ^ k0, b & MASK, (a >> 32) & MASK ^ c3 ^ k1, a & MASK
         k0, k1 = (k0 + W[0]) & MASK, (k1 + W[1]) & MASK
     return c0, c1, c2, c3
-
-
-LANES = 8
-"""Dropout decisions that one call of Philox makes: its four words, cut into 16-bit lanes."""
 
 
 def threshold(p: float) -> int:

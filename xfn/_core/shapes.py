@@ -72,7 +72,7 @@ class Signature:
         sizes: dict[str, int] = {}
         owner: dict[str, str] = {}
         batch: Shape = ()
-        batcher = ""
+        batchers: list[str] = []
         for operand in self.inputs:
             tensor = tensors.get(operand.name)
             if tensor is None:
@@ -89,18 +89,17 @@ class Signature:
                 wanted = int(letter) if letter.isdigit() else sizes.setdefault(letter, size)
                 if size != wanted:
                     than = f"{owner[letter]} has {letter}={wanted}" if letter in owner else f"it must be {wanted}"
-                    raise ShapeError(
-                        f"{operand.spelled(name)} has {letter}={size}, but {than}" + (" (or 1)" if broadcasts else "")
-                    )
+                    either = " (1 would broadcast)" if broadcasts else ""
+                    raise ShapeError(f"{operand.spelled(name)} has {letter}={size}, but {than}{either}")
                 owner.setdefault(letter, name)
             own = operand.batch(tensor)
-            if own and not _broadcastable(own, batch):
+            if own and not broadcastable(own, batch):
                 raise ShapeError(
                     f"{operand.spelled(name)} has batch {list(own)}, which does not broadcast "
-                    f"with the batch {list(batch)} of {batcher}"
+                    f"with the batch {list(batch)} of {' and '.join(batchers)}"
                 )
             if own:
-                batch, batcher = broadcast((batch, own)), name
+                batch, batchers = broadcast((batch, own)), [*batchers, name]
         return sizes, batch
 
     def sizes(self, tensors: Iterable[Tensor | None]) -> dict[str, int]:
@@ -114,7 +113,7 @@ class Signature:
         }
 
 
-def _broadcastable(a: Shape, b: Shape) -> bool:
+def broadcastable(a: Sequence[int], b: Sequence[int]) -> bool:
     return all(m == n or m == 1 or n == 1 for m, n in zip(reversed(a), reversed(b), strict=False))
 
 

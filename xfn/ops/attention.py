@@ -14,7 +14,7 @@
 
 Logits, softmax and sums are kept in float32, or float64 where that came in; out is in q's dtype. A query that
 sees no key gives zeros, lse = −∞ and zero gradients. A key that holds a NaN or an infinity, or whose value does,
-makes NaN of the queries that see it and touches no other.
+can spoil the queries that see it and touches no other; nor does a query touch a key that is hidden from it.
 
 Source: Vaswani et al., "Attention is all you need" (2017); in tiles: Rabe and Staats (2021), Dao et al. (2022).
 """
@@ -29,9 +29,10 @@ from .. import random
 from .._core import philox
 from .._core.case import Case
 from .._core.errors import KeyRequired, ShapeError
-from .._core.kinds import autocast, check_kinds, check_probability, wide
+from .._core.kinds import autocast, check_kinds, check_number, check_probability, check_tensors, wide
 from .._core.primitive import Primitive
 from .._core.shapes import Signature
+from .._core.terms import Resolved
 from ..bias import Bias
 
 SIGNATURE = Signature.parse(
@@ -65,11 +66,11 @@ def attention(
         backend: ``"reference"``, ``"aten"`` or ``"tiled"``; by default the first that can.
 
     Returns:
-        ``[..., M, H, V]`` in q's dtype.
+        ``[..., M, H, V]`` in q's dtype, or in that of ``torch.autocast``.
 
     Raises:
         ShapeError: shapes contradict each other.
-        TypeError, ValueError: dtypes or devices differ, or p is not in [0, 1).
+        TypeError, ValueError: dtypes or devices differ, scale is a tensor, or p is not in [0, 1).
         KeyRequired: p > 0 without a key.
         Unsupported: the backend that was named cannot; the text says why.
 
@@ -114,13 +115,16 @@ def attention_with_lse(
         >>> lse.shape
         torch.Size([4, 5])
     """
+    check_tensors({"q": q, "k": k, "v": v})
     q, k, v = autocast(q, k, v)
     M, N = (t.shape[-3] if t.dim() >= 3 else 0 for t in (q, k))
     lo, hi, dense, slopes = Bias.of(bias).resolve(M, N, q.device)
-    check_kinds({"q": q, "k": k, "v": v}, {"bias": dense, "alibi": slopes})
-    check_probability(p)
+    check_kinds({"q": q, "k": k, "v": v}, {"bias": dense, "alibi": slopes, "key": key})
+    p = check_probability(p)
     operands = {"q": q, "k": k, "v": v, "dense": dense, "slopes": slopes, "lo": lo, "hi": hi}
     sizes, batch = SIGNATURE.check(operands, called={"dense": "bias", "slopes": "alibi"})
+    if empty := [letter for letter in "GKV" if not sizes[letter]]:
+        raise ShapeError(f"{empty[0]}=0 leaves nothing to attend with: it must be at least 1")
     if sizes["H"] % sizes["G"]:
         raise ShapeError(f"q has H={sizes['H']} heads, which G={sizes['G']} key heads cannot share evenly")
     if not p:
@@ -129,8 +133,12 @@ def attention_with_lse(
         raise KeyRequired(f"p={p} drops attention weights, which needs a key: pass key=random.key(seed)")
     else:
         key = random.spread(key, batch)
-    scale = sizes["K"] ** -0.5 if scale is None else float(scale)
-    return ATTENTION.bind(*operands.values(), key, p=float(p), scale=scale, backend=backend)  # type: ignore[return-value]
+    scale = (
+        sizes["K"] ** -0.5
+        if scale is None
+        else check_number("scale", scale, ": write attention(q * scale, k, v, scale=1.0)")
+    )
+    return ATTENTION.bind(*operands.values(), key, p=p, scale=scale, backend=backend)  # type: ignore[return-value]
 
 
 def reference(
@@ -149,31 +157,18 @@ def reference(
     """The specification, in plain torch; O(M N) memory."""
     with torch.autocast(q.device.type, enabled=False):
         given, dtype, (M, H), (N, G) = q.dtype, wide(q.dtype), q.shape[-3:-1], k.shape[-3:-1]
-        m, n = torch.arange(M, device=q.device)[:, None], torch.arange(N, device=q.device)
+        bias = Resolved(lo, hi, dense, slopes)
+        visible = bias.visible(M, N, q.device)
 
-        visible = torch.ones(1, M, N, dtype=torch.bool, device=q.device)
-        if lo is not None:
-            visible = visible & (n >= lo[..., None]).unsqueeze(-3)
-        if hi is not None:
-            visible = visible & (n < hi[..., None]).unsqueeze(-3)
-        if dense is not None:
-            visible = visible & (dense if dense.dtype == torch.bool else dense != -torch.inf)
-
-        # A key that is not finite becomes zero, so that it touches no sum, and marks the logits of those who see it.
-        sound = k.isfinite().all(-1, keepdim=True) & v.isfinite().all(-1, keepdim=True)
-        k, v = (torch.where(sound, t.to(dtype), 0).repeat_interleave(H // G, -2) for t in (k, v))
-        poison = (
-            torch.where(sound, 0.0, torch.nan).to(dtype).repeat_interleave(H // G, -2).movedim(-3, -1)
-        )  # [..., H, 1, N]
+        # What is not finite becomes zero, so that it touches no sum, and marks the logits of those who see it.
+        sound = k.isfinite().all(-1, keepdim=True) & v.isfinite().all(-1, keepdim=True)  # [..., N, G, 1]
+        clean = q.isfinite().all(-1, keepdim=True)  # [..., M, H, 1]
         seen = visible.any(-1).mT.unsqueeze(-1)  # [..., M, H|1, 1]
-        q = torch.where(seen, q.to(dtype), 0)
+        k, v = (torch.where(sound, t.to(dtype), 0).repeat_interleave(H // G, -2) for t in (k, v))
+        q = torch.where(seen & clean, q.to(dtype), 0)
+        whole = sound.repeat_interleave(H // G, -2).movedim(-3, -1) & clean.movedim(-3, -2)
 
-        s = torch.einsum("...mhk,...nhk->...hmn", q * scale, k) + poison
-        if slopes is not None:
-            s = s - slopes.to(dtype)[..., None, None] * (m - n).abs()
-        if dense is not None and dense.dtype != torch.bool:
-            s = s + torch.where(dense == -torch.inf, 0, dense).to(dtype)
-
+        s = bias.added_to(torch.where(whole, torch.einsum("...mhk,...nhk->...hmn", q * scale, k), torch.nan))
         top = torch.where(visible, s, -torch.inf).detach().amax(-1, keepdim=True) if N else s.new_zeros(1)
         top = torch.where(top == -torch.inf, 0, top)
         weights = torch.where(visible, (torch.where(visible, s, 0) - top).exp(), 0)
@@ -181,9 +176,9 @@ def reference(
         some = total != 0
         total = torch.where(some, total, 1)
         lse = torch.where(some, total.log() + top, -torch.inf).squeeze(-1)
-        weights = weights / total
+        weights = torch.where(visible, weights / total, 0)
         if key is not None:
-            kept = philox.keep(key, p, torch.arange(H, device=q.device), m.squeeze(-1), 0, N)
+            kept = philox.keep(key, p, torch.arange(H, device=q.device), torch.arange(M, device=q.device), 0, N)
             weights = weights * kept / (1 - philox.threshold(p) / 65536)
         out = torch.where(seen, torch.einsum("...hmn,...nhv->...mhv", weights, v), 0)
         return out.to(given), lse.expand(*out.shape[:-3], H, M)
@@ -240,6 +235,8 @@ CASES = (
     _case("dropout", biases.causal, p=0.3, H=4),
     _case("dropout and bias", lambda b: b, "1 M N", p=0.5, H=4, G=2, tags="tiny", B=1, M=3, N=3, K=2, V=2),
     _case("scaled", scale=1.5),
+    _case("turned", biases.causal, scale=-1.5, N=7),
+    _case("level", biases.causal, scale=0.0),
     _case("one feature", K=1, V=1),
     _case("odd", biases.causal, M=17, N=17, K=7, V=9),
     _case("no queries", M=0, tags="empty"),

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .._core.errors import ShapeError
-from .._core.kinds import wide
+from .._core.kinds import check_kinds, check_tensors, wide
 from .._core.shapes import Signature
 
 PART = Signature.parse("out M H V, lse H M -> out M H V")
@@ -31,6 +31,7 @@ def merge_attentions(outs: Sequence[Tensor] | Tensor, lses: Sequence[Tensor] | T
 
     Raises:
         ShapeError: the parts contradict each other.
+        TypeError, ValueError: their dtypes or devices differ.
 
     Example:
         >>> from xfn import attention, attention_with_lse, random
@@ -40,18 +41,22 @@ def merge_attentions(outs: Sequence[Tensor] | Tensor, lses: Sequence[Tensor] | T
         >>> torch.allclose(out, attention(q, k, v), atol=1e-6)
         True
     """
-    if not len(outs) or len(outs) != len(lses):
+    outs, lses = tuple(outs), tuple(lses)
+    if not outs or len(outs) != len(lses):
         raise ShapeError(f"a merge needs one lse for every out and at least one, but got {len(outs)} and {len(lses)}")
+    check_tensors({f"outs[{i}]": out for i, out in enumerate(outs)} | {f"lses[{i}]": t for i, t in enumerate(lses)})
+    check_kinds({f"outs[{i}]": out for i, out in enumerate(outs)}, {f"lses[{i}]": t for i, t in enumerate(lses)})
+    check_kinds({f"lses[{i}]": lse for i, lse in enumerate(lses)}, {})
+    parts = []
     for out, lse in zip(outs, lses, strict=True):
-        PART.check({"out": out, "lse": lse})
-        if out.shape != outs[0].shape or lse.shape != lses[0].shape:
-            raise ShapeError(
-                f"the parts differ: out {list(out.shape)} and lse {list(lse.shape)} "
-                f"beside {list(outs[0].shape)} and {list(lses[0].shape)}"
-            )
-    out, lse = torch.stack(tuple(outs)), torch.stack(tuple(lses))
-    sees = lse > -torch.inf
-    top = torch.where(sees, lse, -torch.inf).detach().amax(0)
+        _, batch = PART.check({"out": out, "lse": lse})
+        parts.append((out.expand(*batch, *out.shape[-3:]), lse.expand(*batch, *lse.shape[-2:])))
+        if parts[-1][0].shape != parts[0][0].shape:
+            raise ShapeError(f"the parts differ: out is {list(parts[-1][0].shape)} beside {list(parts[0][0].shape)}")
+    out, lse = (torch.stack(tensors) for tensors in zip(*parts, strict=True))
+
+    sees = lse != -torch.inf
+    top = lse.detach().amax(0)
     top = torch.where(top == -torch.inf, 0, top)
     weights = torch.where(sees, (torch.where(sees, lse, 0) - top).exp(), 0)
     total = weights.sum(0)

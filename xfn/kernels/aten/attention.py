@@ -2,7 +2,7 @@
 
 It takes one batch dim and heads before length, ``[B, H, M, K]``, as many key heads as query heads, values as
 wide as keys, no mask or the causal one, and no dropout. Its backward takes no gradient of lse. Behind a mask it
-multiplies hidden keys by zero, so they must be finite.
+multiplies what is hidden by zero, so all must be finite.
 """
 
 import math
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..._core.dispatch import Call
+from ..._core.kinds import finite
 from ..._core.shapes import broadcast
 
 Maybe = Tensor | None
@@ -34,6 +35,7 @@ def supports(call: Call) -> list[str]:
         "it adds no alibi": "slopes" in given,
         "it drops nothing": "key" in given,
         "of masks it has only bias.causal()": "lo" in given,
+        "behind a mask it takes only a positive scale": "hi" in given and call.options["scale"] <= 0,
         "it takes a gradient of out alone": call.member == "backward" and ("d_lse" in given or "d_out" not in given),
     }
     reasons = [reason for reason, holds in against.items() if holds]
@@ -41,7 +43,8 @@ def supports(call: Call) -> list[str]:
         return reasons
     if not _is_causal(call.tensors["hi"], q.shape[-3], k.shape[-3]):
         return ["of masks it has only bias.causal()"]
-    return [] if (k.sum() + v.sum()).isfinite() else ["a key that is hidden may not be finite"]
+    floats = [t for name, t in call.tensors.items() if name in given and name != "lse" and t.is_floating_point()]
+    return [] if finite(*floats) else ["behind a mask it takes only finite numbers"]
 
 
 def forward(x: Group, c: Group, *, p: float, scale: float) -> tuple[Tensor, Tensor]:

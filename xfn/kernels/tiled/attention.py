@@ -51,7 +51,7 @@ def backward(x: Group, c: Group, y: Group, dy: Group, needs: Sequence[bool], *, 
     grads = Gradients(grid, x, needs)
     for b in grid.blocks(y[1]):
         P, dout = b.weights(), b.rows(dy[0])
-        dS = P * centred(P, b.drop(mul((dout, b.v.mT))), b.row(dy[1]))
+        dS = b.hide(P * centred(P, b.drop(mul((dout, b.v.mT))), b.row(dy[1])))
         grads.add_rows(b, (dS, b.k))
         grads.add_keys(b, 1, (dS.mT, b.q))
         grads.add_keys(b, 2, (b.drop(P).mT, dout))
@@ -93,13 +93,13 @@ def _hvp_block(b: Block, grads: Gradients, t: Group, dy: Group, tdy: Group) -> N
     tX = b.drop(mul((tdout, b.v.mT), (dout, flip(tv))))
     tX = add(tX, -average(P, add(turn * (0 if X is None else X), tX)), b.row(tdy[1]))
     X = centred(P, X, b.row(dy[1]))
-    dS, tdS = P * X, P * add(turn * X, tX)
+    dS, tdS = b.hide(P * X), b.hide(P * add(turn * X, tX))
     del X, tX
     grads.add_rows(b, (tdS, b.k), (dS, tk))
     grads.add_keys(b, 1, (tdS.mT, b.q), (dS.mT, tq))
     grads.add_logits(b, tdS)
     del dS, tdS
-    grads.add_keys(b, 2, (b.drop(P * turn).mT, dout), (b.drop(P).mT, tdout))
+    grads.add_keys(b, 2, (b.drop(b.hide(P * turn)).mT, dout), (b.drop(P).mT, tdout))
 
 
 def jvp2(

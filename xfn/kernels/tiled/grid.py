@@ -13,13 +13,14 @@ Everything is computed in float32, or float64 where that came in.
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import reduce
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..._core import philox
-from ..._core.kinds import wide
+from ..._core.kinds import finite, wide
 from ..._core.shapes import broadcast
 
 Maybe = Tensor | None
@@ -54,19 +55,22 @@ class Grid:
         )
         self.p, self.scale, self.dtype, self.device = p, scale, wide(q.dtype), q.device
         (self.M, self.H), (self.N, self.G) = q.shape[-3:-1], k.shape[-3:-1]
-        keys = [t for row, group in groups if row == "x" for t in group[1:3] if t is not None]
-        masked = any(t is not None for t in (self.lo, self.hi, self.dense))
-        self.unsound = self._unsound(keys) if masked else None
-        self.strict = masked and (self.unsound is not None or not bool(q.isfinite().all()))
-        self.masked = masked
+        self.masked = any(t is not None for t in (self.lo, self.hi, self.dense))
+        self.unsound: Maybe = None
+        self.spoilt: Maybe = None
+        self.strict = self.masked and self._find_broken([x, *tx], ys)
         self.q, self.k, self.v = q, self.pack(k), self.pack(v)
 
-    def _unsound(self, keys: Sequence[Tensor]) -> Tensor | None:
-        """Keys ``[..., G, N, 1]`` that are not finite somewhere, if there are any."""
-        sound = torch.ones((), dtype=torch.bool, device=self.device)
-        for t in keys:
-            sound = sound & t.isfinite().all(-1)
-        return None if sound.all() else ~sound.mT.unsqueeze(-1)
+    def _find_broken(self, xs: Sequence[Group], ys: Sequence[Group]) -> bool:
+        """Whether anything is not finite, and so where: keys ``[..., G, N, 1]`` and queries ``[..., H, M]``."""
+        queries = [t for group in (*xs, *ys) if (t := group[0]) is not None]
+        keys = [t for group in xs for t in group[1:3] if t is not None]
+        moves = [t for group in (*(g[3:] for g in xs[1:]), *(g[1:] for g in ys[1:])) for t in group if t is not None]
+        if finite(*queries, *keys, *moves):
+            return False
+        broken = [reduce(torch.logical_or, (~t.isfinite().all(-1) for t in ts)).mT for ts in (keys, queries)]
+        self.unsound, self.spoilt = broken[0].unsqueeze(-1), broken[1]
+        return True
 
     def pack(self, t: Maybe) -> Any:
         """A key-side tensor as ``[..., G, N, F]``; a key that is not sound is zero, so that it touches no sum."""
@@ -110,25 +114,32 @@ class Block:
     def __init__(self, grid: Grid, rows: slice, keys: slice, ragged: bool, lse: Tensor | None) -> None:
         self.grid, self.at, self.span = grid, rows, keys
         self.heads, self.m, self.n = (grid.G, grid.H // grid.G), rows.stop - rows.start, keys.stop - keys.start
-        blind = None if lse is None or not grid.masked else self.row(lse) == -torch.inf
+        self.mute: Maybe = None
+        blind = self.row(lse) == -torch.inf if grid.masked and lse is not None else None
         self.blind = blind if blind is not None and blind.any() else None
+        self.spoilt = self.row(grid.spoilt)
+        mute = [t for t in (self.blind, self.spoilt) if t is not None]
+        self.mute = reduce(torch.logical_or, mute) if mute else None
         self.q, self.k, self.v = self.rows(grid.q, grid.scale), self.keys(grid.k), self.keys(grid.v)
         self.hidden, self.kept = self._hidden(ragged), self._kept()
 
     # Operands as this block sees them.
 
     def rows(self, t: Maybe, scale: float = 1.0) -> Any:
-        """``[..., M, H, F]`` as ``[..., G, R·m, F]``; a row that sees nothing is zero, so that it touches no sum."""
+        """``[..., M, H, F]`` as ``[..., G, R·m, F]``; what is blind or spoilt is zero and touches no sum."""
         if t is None:
             return None
         wide = t[..., self.at, :, :].to(self.grid.dtype)
         part = torch.unflatten(wide, -2, self.heads).movedim(-4, -2).flatten(-3, -2)
-        part = part if self.blind is None else torch.where(self.blind, 0, part)
+        part = part if self.mute is None else torch.where(self.mute, 0, part)
         return part if scale == 1.0 else part * scale
 
     def row(self, t: Maybe) -> Any:
-        """``[..., H, M]`` as ``[..., G, R·m, 1]``."""
-        return None if t is None else torch.unflatten(t[..., self.at], -2, self.heads).flatten(-2).unsqueeze(-1)
+        """``[..., H, M]`` as ``[..., G, R·m, 1]``; zero where ``rows`` are."""
+        if t is None:
+            return None
+        part = torch.unflatten(t[..., self.at], -2, self.heads).flatten(-2).unsqueeze(-1)
+        return part if self.mute is None else torch.where(self.mute, 0, part)
 
     def keys(self, packed: Maybe) -> Any:
         """``[..., G, N, F]`` as ``[..., G, n, F]``."""
@@ -180,18 +191,18 @@ class Block:
     # The formulas' letters.
 
     def logits(self) -> Tensor:
-        """s, with −∞ where hidden and NaN where a key that is not sound is seen."""
+        """s, with −∞ where hidden and NaN where a key that is not sound, or a query that is spoilt, is seen."""
         grid = self.grid
         s: Tensor = self.q @ self.k.mT
         if grid.unsound is not None:
-            s = s.masked_fill(grid.unsound[..., self.span, :].mT, torch.nan)
+            s = torch.where(grid.unsound[..., self.span, :].mT | self.spoilt, torch.nan, s)
         if grid.dense is None and grid.slopes is None and self.hidden is None:
             return s
         s = self.split(s)
         if grid.slopes is not None:
             s = s - self.per_head(grid.slopes) * self.distance()
         if grid.dense is not None and grid.dense.dtype != torch.bool:
-            s = s + self.square(grid.dense)
+            s = s + self.square(grid.dense).to(grid.dtype)
         if self.hidden is not None:
             s = torch.where(self.hidden, -torch.inf, s)
         return s.flatten(-3, -2)
@@ -202,10 +213,14 @@ class Block:
 
     def weights(self) -> Tensor:
         """P = softmax(s), 0 where hidden."""
-        P = torch.softmax(self.logits(), -1)
-        if self.hidden is not None and self.grid.unsound is not None:
-            P = torch.where(self.hidden, 0, self.split(P)).flatten(-3, -2)
+        P = self.hide(torch.softmax(self.logits(), -1))
         return P if self.blind is None else torch.where(self.blind, 0, P)
+
+    def hide(self, t: Tensor) -> Tensor:
+        """t, 0 where hidden: a product with P is that already where all numbers are finite."""
+        if self.hidden is None or not self.grid.strict:
+            return t
+        return torch.where(self.hidden, 0, self.split(t)).flatten(-3, -2)
 
     def drop(self, t: Any) -> Any:
         """t ∘ D."""
@@ -220,7 +235,9 @@ class Block:
         if tk is not None:
             parts.append(self.split(self.q @ self.keys(tk).mT))
         if dense is not None:
-            parts.append(self.square(dense).to(self.grid.dtype))
+            move = self.square(dense).to(self.grid.dtype)
+            strict = self.hidden is not None and self.grid.strict
+            parts.append(torch.where(self.hidden, 0, move) if strict else move)  # type: ignore[arg-type]
         if slopes is not None:
             parts.append(self.per_head(slopes) * -self.distance())
         total: Tensor | None = add(*parts)
