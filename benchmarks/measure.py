@@ -3,7 +3,7 @@
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -47,3 +47,24 @@ def median_seconds(*fs: Callable[[], Any], repeats: int = 5, device: str = "cpu"
                 torch.cuda.synchronize()
             taken.append(time.perf_counter() - start)
     return [statistics.median(taken) for taken in times]
+
+
+def interleaved(
+    fs: Sequence[Callable[[], Any]], clock: Callable[[], float], rounds: int, calls: Sequence[int]
+) -> list[list[float]]:
+    """The seconds of one call of each function, round after round; the functions take turns at going first.
+
+    Args:
+        clock: ``time.thread_time`` for the CPU time of the calling thread, which other processes barely touch;
+            ``time.perf_counter`` for wall time.
+        rounds: how many samples of each function.
+        calls: how many calls of each function make a sample, for those that are too short to time alone.
+    """
+    samples: list[list[float]] = [[] for _ in fs]
+    for turn in range(rounds):
+        for i in (*range(turn % len(fs), len(fs)), *range(turn % len(fs))):
+            start = clock()
+            for _ in range(calls[i]):
+                fs[i]()
+            samples[i].append((clock() - start) / calls[i])
+    return samples

@@ -80,7 +80,8 @@ def test_equals_the_reference_or_refuses(
     primitive: Primitive, case: Case, member: Member, backend: str, dtype: torch.dtype
 ) -> None:
     """With everything given, and with any one cotangent or tangent absent, or (in float64) all but one. The tolerance
-    law: at worst twice the worst error of the reference in that dtype, and one rounding."""
+    law: at worst three times the worst error of the reference in that dtype, and two roundings, for a kernel reads
+    out and lse as they were rounded, and rounds its weights."""
     at = Arguments(primitive, case, dtype)
     optional = {(g, i) for g in member.groups if g in ("tx", "ux", "wx", "dy", "tdy") for i in range(len(at.groups[g]))}
     worst, allowed = 0.0, torch.finfo(dtype).eps
@@ -95,7 +96,10 @@ def test_equals_the_reference_or_refuses(
         got, same = (at.run(f, member, groups, at.needs) for f in functions(primitive, member, backend))
         exact = at.run(functions(primitive, member, backend)[1], member, at.of(member, absent, torch.float64), at.needs)
         assert [(t.dtype, t.is_contiguous()) for t in got] == [(t.dtype, True) for t in same]
-        worst, allowed = max(worst, error(got, exact)), max(allowed, 2 * error(same, exact) + torch.finfo(dtype).eps)
+        worst, allowed = (
+            max(worst, error(got, exact)),
+            max(allowed, 3 * error(same, exact) + 2 * torch.finfo(dtype).eps),
+        )
     allowed = 1e-10 if dtype == torch.float64 else allowed
     assert worst <= allowed, f"error {worst:.2e} exceeds {allowed:.2e} in {dtype}"
 

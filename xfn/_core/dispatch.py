@@ -27,6 +27,7 @@ class Call:
     member: str
     tensors: Mapping[str, Any]
     options: Mapping[str, float]
+    needs: Sequence[bool] = ()
 
     def __str__(self) -> str:
         given = {name: t for name, t in self.tensors.items() if t is not None}

@@ -102,7 +102,7 @@ class Member:
     def compute(self, *flat: Any) -> Outs:
         _, (*numbers, backend) = self.split(flat)
         tensors, options = dict(zip(self.names, flat, strict=False)), dict(zip(self.options, numbers, strict=True))
-        call = Call(self.primitive, self.member, tensors, options)
+        call = Call(self.primitive, self.member, tensors, options, self.needed(flat))
         return self.run(choose(self.backends, call, backend), flat)
 
     def fake(self, *flat: Any) -> Outs:

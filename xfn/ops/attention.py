@@ -63,7 +63,7 @@ def attention(
         scale: factor of q kᵀ; by default K ** -0.5.
         key: what the dropout is drawn with: one key ``[2]``, of which example i takes ``fold_in(key, i)``, or one
             per example ``[..., 2]``. Required when p > 0.
-        backend: ``"reference"``, ``"aten"`` or ``"tiled"``; by default the first that can.
+        backend: ``"reference"``, ``"cpu"``, ``"aten"`` or ``"tiled"``; by default the first that can.
 
     Returns:
         ``[..., M, H, V]`` in q's dtype, or in that of ``torch.autocast``.
@@ -184,7 +184,7 @@ def reference(
         return out.to(given), lse.expand(*out.shape[:-3], H, M)
 
 
-ATTENTION = Primitive("attention", SIGNATURE, reference, options=("p", "scale"), backends=("aten", "tiled"))
+ATTENTION = Primitive("attention", SIGNATURE, reference, options=("p", "scale"), backends=("cpu", "aten", "tiled"))
 
 
 def _case(

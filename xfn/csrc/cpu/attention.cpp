@@ -1,0 +1,262 @@
+// The attention family as torch ops: tensors to a Problem, its tasks to torch's threads. Through torch's stable ABI, so
+// that one library serves every release from 2.11 on and every Python.
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <atomic>
+#include <deque>
+#include <optional>
+#include <tuple>
+#include <vector>
+
+#include "isa.h"
+
+namespace {
+
+namespace ts = torch::stable;
+using torch::headeronly::ScalarType;
+using ts::Tensor;
+using Maybe = std::optional<Tensor>;
+using Pair = std::tuple<Tensor, Tensor>;
+using Five = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
+using Shape = std::vector<int64_t>;
+
+xfn::Dtype dtype_of(const Tensor& t) {
+  switch (t.scalar_type()) {
+    case ScalarType::Float: return xfn::Dtype::f32;
+    case ScalarType::Double: return xfn::Dtype::f64;
+    case ScalarType::BFloat16: return xfn::Dtype::bf16;
+    case ScalarType::Half: return xfn::Dtype::f16;
+    default: break;
+  }
+  STD_TORCH_CHECK(t.scalar_type() == ScalarType::Bool, "no kernel for this dtype");
+  return xfn::Dtype::boolean;
+}
+
+// One call: the problem, and what its pointers point to.
+struct Call {
+  xfn::Problem p{};
+  Tensor q;
+  Shape batch;
+  std::vector<Tensor> alive;
+  std::deque<Shape> offsets;
+
+  Call(const Tensor& q, const Tensor& k, const Tensor& v, double scale, int64_t threshold) : q(q) {
+    p.M = q.size(-3), p.H = q.size(-2), p.K = q.size(-1);
+    p.N = k.size(-3), p.G = k.size(-2), p.V = v.size(-1);
+    p.scale = scale, p.keep = 1 - (double)threshold / 65536, p.threshold = (uint32_t)threshold, p.dtype = dtype_of(q);
+  }
+
+  void meet(const Maybe& t, int64_t rank) {
+    if (!t) return;
+    const int64_t own = t->dim() - rank;
+    if ((int64_t)batch.size() < own) batch.insert(batch.begin(), own - batch.size(), 1);
+    for (int64_t i = 0; i < own; i++) {
+      int64_t& size = batch[batch.size() - own + i];
+      if (t->size(i) != 1) size = t->size(i);
+    }
+  }
+  void count() {
+    p.B = 1;
+    for (int64_t size : batch) p.B *= size;
+  }
+
+  // Where every example of t begins.
+  const int64_t* examples(const Tensor& t, int64_t rank) {
+    Shape& found = offsets.emplace_back(p.B, 0);
+    const int64_t own = t.dim() - rank;
+    int64_t repeat = 1;
+    for (int64_t i = own - 1, j = (int64_t)batch.size() - 1; i >= 0; i--, j--) {
+      if (t.size(i) != 1)
+        for (int64_t b = 0; b < p.B; b++) found[b] += b / repeat % batch[j] * t.stride(i);
+      repeat *= batch[j];
+    }
+    return found.data();
+  }
+
+  const Tensor& dense_last(const Tensor& t) {
+    const bool good = t.stride(-1) == 1 || t.size(-1) == 1;
+    return alive.emplace_back(good ? t : ts::contiguous(t));
+  }
+  static int64_t step(const Tensor& t, int64_t dim) { return t.size(dim) == 1 ? 0 : t.stride(dim); }
+
+  void set(xfn::Sequence& to, const Maybe& from) {
+    if (!from) return;
+    STD_TORCH_CHECK(from->scalar_type() == q.scalar_type(), "operands of one call share a dtype");
+    const Tensor& t = dense_last(*from);
+    to = {t.const_data_ptr(), examples(t, 3), step(t, -3), step(t, -2)};
+  }
+  void set(xfn::Rows& to, const Maybe& from, int64_t rank = 2) {
+    if (!from) return;
+    const bool wide = q.scalar_type() == ScalarType::Double;
+    STD_TORCH_CHECK(from->scalar_type() == (wide ? ScalarType::Double : ScalarType::Float), "lse and slopes have the dtype of sums");
+    alive.push_back(*from);
+    to = {from->const_data_ptr(), examples(*from, rank), step(*from, rank == 2 ? -2 : -1), rank == 2 ? step(*from, -1) : 0};
+  }
+  void set(xfn::Square& to, const Maybe& from) {
+    if (!from) return;
+    alive.push_back(*from);
+    to = {from->const_data_ptr(), examples(*from, 3), step(*from, -3), step(*from, -2), step(*from, -1), dtype_of(*from)};
+  }
+  void set(xfn::Bound& to, const Maybe& from) {
+    if (!from) return;
+    STD_TORCH_CHECK(from->scalar_type() == ScalarType::Long, "bounds are int64");
+    alive.push_back(*from);
+    to = {(const int64_t*)from->const_data_ptr(), examples(*from, 1), step(*from, -1)};
+  }
+  void key(const Maybe& from) {
+    if (!from) return;
+    const Tensor& t = dense_last(*from);
+    p.key = (const int64_t*)t.const_data_ptr(), p.key_batch = examples(t, 1);
+  }
+
+  Tensor empty(std::initializer_list<int64_t> dims, bool wide = false) {
+    Shape shape = batch;
+    shape.insert(shape.end(), dims);
+    if (wide && q.scalar_type() != ScalarType::Double) return ts::new_empty(q, shape, ScalarType::Float);
+    return ts::new_empty(q, shape);
+  }
+  Tensor none() { return ts::new_empty(q, {0}); }
+
+  // As many tasks as there are key heads, each cut where there are fewer than threads; or as many as are told.
+  void run(xfn::Member member, int64_t tasks = 0) {
+    const xfn::Kernels* kernels = xfn::kernels(p.dtype);
+    STD_TORCH_CHECK(kernels, "no kernels for XFN_ISA as it is set");
+    const int64_t threads = ts::get_num_threads(), heads = p.B * p.G;
+    if (!tasks) {
+      const int64_t tiles = kernels->tiles(p);
+      if (!heads || !tiles) return;
+      const bool inward = member == xfn::Member::backward || member == xfn::Member::hvp;
+      p.chunks = inward || threads == 1 ? 1 : std::min(tiles, std::max<int64_t>(1, 4 * threads / heads));
+      tasks = heads * p.chunks;
+    }
+    const int64_t workers = std::min(threads, tasks);
+    const int64_t size = (int64_t)kernels->scratch(p, member) + 64;
+    const Tensor scratch = ts::new_empty(q, {workers * size}, ScalarType::Byte);
+    char* memory = (char*)scratch.mutable_data_ptr();
+    std::atomic<int64_t> next{0}, worker{0};
+    const auto work = [&](int64_t, int64_t) {
+      char* own = memory + worker++ * size;
+      own += -(uintptr_t)own & 63;
+      for (int64_t task; (task = next++) < tasks;) kernels->run(p, member, task, own);
+    };
+    if (workers == 1) work(0, 1);
+    else ts::parallel_for(0, workers, 1, work);
+  }
+
+  // The gradient of the dense bias, in its own shape; examples and heads that share a slice of it are summed.
+  Tensor dense(const Tensor& t, xfn::Member member) {
+    const bool wide = q.scalar_type() == ScalarType::Double;
+    Shape shape(t.sizes().begin(), t.sizes().end());
+    Tensor sum = ts::new_empty(q, shape, wide ? ScalarType::Double : ScalarType::Float);
+    const int64_t own = t.dim() - 3, heads = t.size(-3);
+    Shape slice(p.B * p.H, 0);
+    int64_t repeat = 1, stride = heads;
+    for (int64_t i = own - 1, j = (int64_t)batch.size() - 1; i >= 0; i--, j--) {
+      for (int64_t b = 0; t.size(i) != 1 && b < p.B * p.H; b++) slice[b] += b / p.H / repeat % batch[j] * stride;
+      repeat *= batch[j], stride *= t.size(i);
+    }
+    for (int64_t b = 0; heads != 1 && b < p.B * p.H; b++) slice[b] += b % p.H;
+    p.dense = sum.mutable_data_ptr(), p.slice = slice.data(), p.slices = stride;
+    p.dense_M = t.size(-2), p.dense_N = t.size(-1);
+    const int64_t parts = p.dense_M == 1 ? 1 : (p.M + 63) / 64;
+    if (sum.numel()) {
+      ts::zero_(sum);
+      if (p.M && p.N && p.B) run(member == xfn::Member::hvp ? xfn::Member::dense2 : xfn::Member::dense, p.slices * parts);
+    }
+    return sum;
+  }
+};
+
+// The arguments that every member begins with.
+#define OPERANDS const Tensor &q, const Tensor &k, const Tensor &v, const Maybe &dense, const Maybe &slopes, const Maybe &lo, const Maybe &hi, const Maybe &key, const Maybe &spoilt, const Maybe &unsound
+#define OUTPUTS(y) const Tensor &y##out, const Tensor &y##lse
+#define COTANGENT(y) const Maybe &y##out, const Maybe &y##lse
+#define TANGENT(t) const Maybe &t##q, const Maybe &t##k, const Maybe &t##v, const Maybe &t##dense, const Maybe &t##slopes
+#define BEGIN(extra) \
+  Call call(q, k, v, scale, threshold); \
+  auto& p = call.p; \
+  for (const Maybe& t : {Maybe(q), Maybe(k), Maybe(v), dense}) call.meet(t, 3); \
+  for (const Maybe& t : {slopes, lo, hi, key}) call.meet(t, 1); \
+  call.meet(spoilt, 2), call.meet(unsound, 2); \
+  extra; \
+  call.count(); \
+  call.set(p.x.q, q), call.set(p.x.k, k), call.set(p.x.v, v), call.set(p.x.dense, dense), call.set(p.x.slopes, slopes, 1); \
+  call.set(p.x.spoilt, spoilt), call.set(p.x.unsound, unsound), call.set(p.lo, lo), call.set(p.hi, hi), call.key(key)
+#define MEET_Y(y) call.meet(y##out, 3), call.meet(y##lse, 2)
+#define MEET_T(t) call.meet(t##q, 3), call.meet(t##k, 3), call.meet(t##v, 3), call.meet(t##dense, 3), call.meet(t##slopes, 1)
+#define SET_Y(to, y) call.set(to.out, y##out), call.set(to.lse, y##lse)
+#define SET_T(to, t) call.set(to.q, t##q), call.set(to.k, t##k), call.set(to.v, t##v), call.set(to.dense, t##dense), call.set(to.slopes, t##slopes, 1)
+
+Pair outward(Call& call, xfn::Member member) {
+  auto& p = call.p;
+  Tensor out = call.empty({p.M, p.H, p.V}), lse = call.empty({p.H, p.M}, true);
+  p.out = out.mutable_data_ptr(), p.lse = lse.mutable_data_ptr();
+  call.run(member);
+  return {out, lse};
+}
+Five inward(Call& call, xfn::Member member, const Maybe& bias, int64_t need) {
+  auto& p = call.p;
+  Tensor dq = need & 1 ? call.empty({p.M, p.H, p.K}) : call.none(), dk = need & 2 ? call.empty({p.N, p.G, p.K}) : call.none();
+  Tensor dv = need & 4 ? call.empty({p.N, p.G, p.V}) : call.none(), slopes = need & 16 ? call.empty({p.H, p.M}, true) : call.none();
+  p.dq = need & 1 ? dq.mutable_data_ptr() : nullptr, p.dk = need & 2 ? dk.mutable_data_ptr() : nullptr;
+  p.dv = need & 4 ? dv.mutable_data_ptr() : nullptr, p.slopes = need & 16 ? slopes.mutable_data_ptr() : nullptr;
+  if (!p.M) ts::zero_(dk), ts::zero_(dv);  // no tile will
+  if (need & ~8) call.run(member);
+  return {dq, dk, dv, need & 8 ? call.dense(*bias, member) : call.none(), slopes};
+}
+
+Pair forward(OPERANDS, double scale, int64_t threshold) {
+  BEGIN((void)0);
+  return outward(call, xfn::Member::forward);
+}
+Five backward(OPERANDS, OUTPUTS(), COTANGENT(d_), double scale, int64_t threshold, int64_t need) {
+  BEGIN((MEET_Y(), MEET_Y(d_)));
+  SET_Y(p.y, ), SET_Y(p.dy, d_);
+  return inward(call, xfn::Member::backward, dense, need);
+}
+Pair jvp(OPERANDS, OUTPUTS(), TANGENT(t_), double scale, int64_t threshold) {
+  BEGIN((MEET_Y(), MEET_T(t_)));
+  SET_Y(p.y, ), SET_T(p.u, t_);
+  return outward(call, xfn::Member::jvp);
+}
+Five hvp(OPERANDS, OUTPUTS(), OUTPUTS(t_), COTANGENT(d_), TANGENT(t_), COTANGENT(td_), double scale, int64_t threshold, int64_t need) {
+  BEGIN((MEET_Y(), MEET_Y(t_), MEET_Y(d_), MEET_T(t_), MEET_Y(td_)));
+  SET_Y(p.y, ), SET_Y(p.uy, t_), SET_Y(p.dy, d_), SET_T(p.u, t_), SET_Y(p.tdy, td_);
+  return inward(call, xfn::Member::hvp, dense, need);
+}
+Pair jvp2(OPERANDS, OUTPUTS(), OUTPUTS(u_), OUTPUTS(w_), TANGENT(u_), TANGENT(w_), double scale, int64_t threshold) {
+  BEGIN((MEET_Y(), MEET_Y(u_), MEET_Y(w_), MEET_T(u_), MEET_T(w_)));
+  SET_Y(p.y, ), SET_Y(p.uy, u_), SET_Y(p.wy, w_), SET_T(p.u, u_), SET_T(p.w, w_);
+  return outward(call, xfn::Member::jvp2);
+}
+
+#define S_OPERANDS "Tensor q, Tensor k, Tensor v, Tensor? dense, Tensor? slopes, Tensor? lo, Tensor? hi, Tensor? key, Tensor? spoilt, Tensor? unsound"
+#define S_OUTPUTS(y) ", Tensor " y "out, Tensor " y "lse"
+#define S_COTANGENT(y) ", Tensor? " y "out, Tensor? " y "lse"
+#define S_TANGENT(t) ", Tensor? " t "q, Tensor? " t "k, Tensor? " t "v, Tensor? " t "dense, Tensor? " t "slopes"
+#define S_END ", float scale, int threshold"
+#define S_OUTWARD ") -> (Tensor, Tensor)"
+#define S_INWARD ", int need) -> (Tensor, Tensor, Tensor, Tensor, Tensor)"
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY(xfn_cpu, m) {
+  m.def("attention_forward(" S_OPERANDS S_END S_OUTWARD);
+  m.def("attention_backward(" S_OPERANDS S_OUTPUTS("") S_COTANGENT("d_") S_END S_INWARD);
+  m.def("attention_jvp(" S_OPERANDS S_OUTPUTS("") S_TANGENT("t_") S_END S_OUTWARD);
+  m.def("attention_hvp(" S_OPERANDS S_OUTPUTS("") S_OUTPUTS("ty_") S_COTANGENT("d_") S_TANGENT("t_") S_COTANGENT("td_") S_END S_INWARD);
+  m.def("attention_jvp2(" S_OPERANDS S_OUTPUTS("") S_OUTPUTS("uy_") S_OUTPUTS("wy_") S_TANGENT("u_") S_TANGENT("w_") S_END S_OUTWARD);
+}
+STABLE_TORCH_LIBRARY_IMPL(xfn_cpu, CPU, m) {
+  m.impl("attention_forward", TORCH_BOX(&forward));
+  m.impl("attention_backward", TORCH_BOX(&backward));
+  m.impl("attention_jvp", TORCH_BOX(&jvp));
+  m.impl("attention_hvp", TORCH_BOX(&hvp));
+  m.impl("attention_jvp2", TORCH_BOX(&jvp2));
+}
+
+extern "C" __attribute__((visibility("default"))) const char* xfn_isa() { return xfn::isa(); }
+extern "C" __attribute__((visibility("default"))) const char* xfn_version() { return XFN_VERSION; }

@@ -1,0 +1,114 @@
+// forward: out and lse, in one pass over the keys with a running maximum.
+//
+//     s = scale · k qᵀ + bias        keys by lane
+//     m ← max(m, s),  l ← l · 2^(m_old − m) + Σ 2^(s − m),  o ← o · 2^(m_old − m) + vᵀ (D ∘ 2^(s − m))
+//     out = o / l,  lse = m + log l
+#pragma once
+
+namespace {
+
+constexpr double LOG2E = 1.4426950408889634, LN2 = 0.6931471805599453;
+
+// The tiles of one task, and the keys that they see.
+struct Task {
+  long b, g, t0, t1;
+  template <class Kind> static long tiles(const Problem& p) { return (p.H / p.G * p.M + LANES - 1) / LANES; }
+  template <class Kind> static Task of(const Problem& p, int64_t task) {
+    const long all = tiles<Kind>(p), chunk = task % p.chunks, head = task / p.chunks;
+    return {head / p.G, head % p.G, all * chunk / p.chunks, all * (chunk + 1) / p.chunks};
+  }
+  template <class Kind> std::pair<long, long> keys(const Problem& p, Tile<Kind>& tile) const {
+    if (!p.lo.data && !p.hi.data) return {0, p.N};
+    long first = p.N, last = 0;
+    for (long t = t0; t < t1; t++) {
+      tile.set(t);
+      first = std::min(first, tile.first), last = std::max(last, tile.last);
+    }
+    return {std::min(first, last), last};
+  }
+};
+
+template <class Kind> size_t forward(const Problem& p, int64_t index, Arena arena) {
+  typedef typename Kind::S S;
+  const bool counts = !arena.front;
+  const Task task = Task::of<Kind>(p, index);
+  const Operands& x = p.x;
+  Tile<Kind> tile(p, task.b, task.g);
+  S* q = arena.take<S>((p.K + 1) * LANES);
+  S* o = arena.take<S>(p.V * LANES);
+  S* kept = p.key ? arena.take<S>(BLOCK * LANES) : nullptr;
+  const Weights<Kind> w(BLOCK, false, true, arena);
+  S top[LANES], sum[LANES], shrink[LANES];
+  const auto [n0, n1] = counts ? std::pair<long, long>(0, p.N) : task.keys(p, tile);
+  const auto k = Keys<Kind>::of(x.k, task.b, task.g, n0, n1, p.K, false, arena);
+  const auto v = Keys<Kind>::of(x.v, task.b, task.g, n0, n1, p.V, true, arena);
+  if (counts) return arena.used;
+
+  // Products become logits in base 2: at once where nothing is added, else when that is.
+  const bool biased = x.dense.data || x.slopes.data || x.spoilt.data || p.scale <= 0;
+  const S c = biased ? (S)LOG2E : (S)(p.scale * LOG2E);
+
+  for (long t = task.t0; t < task.t1; t++) {
+    tile.set(t);
+    tile.pack_lanes(x.q, p.K, q);
+    std::memset(o, 0, p.V * LANES * sizeof(S));
+    for (int i = 0; i < LANES; i++) top[i] = -infinity<S>, sum[i] = 0;
+
+    for (long n = tile.first; n < tile.last; n += BLOCK) {
+      tile.find(n, std::min(n + BLOCK, tile.last));
+      for (int i = 0; i < tile.found; i++) {
+        const Run& r = tile.runs[i];
+        gemm<Kind>(k.at(n + r.at), k.row, 1, q + r.v0 * L<S>, LANES, k.words(), w.row(r.at) + r.v0 * L<S>, LANES, r.rows, (r.v1 - r.v0) * L<S>, false);
+        if (biased) tile.add(x, (S)p.scale, w.numbers, r, n);
+        if (r.masked) tile.mask(w.numbers, r, n);
+        if (kept) tile.keep(kept, r, n);
+      }
+
+      bool moved = false;
+      for (int u = 0; u < tile.vectors; u++) {
+        const Vec<S> old = load(top + u * L<S>);
+        Vec<S> most = old;
+        for (int i = 0; i < tile.found; i++) {
+          const Run& r = tile.runs[i];
+          if (r.v0 <= u && u < r.v1)
+            for (int j = r.at; j < r.at + r.rows; j++) most = larger(load(w.row(j) + u * L<S>), most);
+        }
+        const Vec<S> base = most == -infinity<S> ? Vec<S>{} : most * c, less = exp2v(old * c - base);
+        Vec<S> l = load(sum + u * L<S>) * less;
+        for (int i = 0; i < tile.found; i++) {
+          const Run& r = tile.runs[i];
+          if (r.v0 <= u && u < r.v1)
+            for (int j = r.at; j < r.at + r.rows; j++) {
+              S* at = w.row(j) + u * L<S>;
+              const Vec<S> e = exp2v(load(at) * c - base);
+              l += e;
+              store(at, kept ? e * load(kept + j * LANES + u * L<S>) : e);
+            }
+        }
+        store(top + u * L<S>, most), store(sum + u * L<S>, l), store(shrink + u * L<S>, less);
+        const auto differs = less != 1;
+        for (int i = 0; i < L<S>; i++) moved |= differs[i] != 0;
+      }
+      if (moved)
+        for (long f = 0; f < p.V; f++)
+          for (int u = 0; u < tile.vectors; u++) store(o + f * LANES + u * L<S>, load(o + f * LANES + u * L<S>) * load(shrink + u * L<S>));
+
+      for (int i = 0; i < tile.found; i++) {
+        const Run& r = tile.runs[i];
+        w.pack_keys(r.at, r.rows, r.v0, r.v1);
+        gemm<Kind>(v.pairs_at(n + r.at), 1, v.column, w.keys + r.at / Kind::PAIR * LANES + r.v0 * L<S>, LANES, (r.rows + Kind::PAIR - 1) / Kind::PAIR, o + r.v0 * L<S>, LANES, p.V, (r.v1 - r.v0) * L<S>, true);
+      }
+    }
+
+    S lse[LANES];
+    for (int i = 0; i < LANES; i++) {
+      shrink[i] = sum[i] == 0 ? (S)0 : (S)(1 / p.keep) / sum[i];
+      lse[i] = sum[i] == 0 ? -infinity<S> : (S)((double)(top[i] * c) * LN2 + std::log((double)sum[i]));
+    }
+    tile.write(o, p.V, shrink, p.out);
+    tile.write(lse, p.lse);
+  }
+  return arena.used;
+}
+
+}  // namespace

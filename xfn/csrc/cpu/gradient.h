@@ -1,0 +1,121 @@
+// backward, and its derivative hvp, of one key head at a time:
+//
+//     dq = scale dSᵀ k                   dk = scale dS q                   dv = (P ∘ D) dout
+//     dq˙ = scale (ḋSᵀ k + dSᵀ k̇)      dk˙ = scale (ḋS q + dS q̇)       dv˙ = (P ∘ D ∘ c) dout + (P ∘ D) ḋout
+#pragma once
+
+namespace {
+
+template <class Kind, bool second> size_t gradient(const Problem& p, int64_t index, Arena arena) {
+  typedef typename Kind::S S;
+  const bool counts = !arena.front;
+  const Task task = Task::of<Kind>(p, index);
+  Tile<Kind> tile(p, task.b, task.g);
+  Slope<Kind, second> at(p, true, arena);
+  S* sums = arena.take<S>(p.K * LANES);
+  const auto [n0, n1] = counts ? std::pair<long, long>(0, p.N) : task.keys(p, tile);
+  const auto keys = [&, n0 = n0, n1 = n1](const Sequence& t, long features, bool by_key) { return Keys<Kind>::of(t, task.b, task.g, n0, n1, features, by_key, arena); };
+  const auto k = keys(p.x.k, p.K, true), tk = keys(p.u.k, p.K, true);
+  const auto v = keys(p.x.v, p.V, false), tv = keys(p.u.v, p.V, false);
+  const long wk = up(p.K, L<S>), wv = up(p.V, L<S>);
+  S* dk = p.dk || counts ? arena.take<S>((n1 - n0) * wk) : nullptr;
+  S* dv = p.dv || counts ? arena.take<S>((n1 - n0) * wv) : nullptr;
+  if (counts) return arena.used;
+  if (dk) std::memset(dk, 0, (n1 - n0) * wk * sizeof(S));
+  if (dv) std::memset(dv, 0, (n1 - n0) * wv * sizeof(S));
+
+  for (long t = task.t0; t < task.t1; t++) {
+    tile.set(t);
+    at.begin(tile);
+    std::memset(sums, 0, p.K * LANES * sizeof(S));
+    for (long n = tile.first; n < tile.last; n += BLOCK) {
+      tile.find(n, std::min(n + BLOCK, tile.last));
+      for (int i = 0; i < tile.found; i++) {
+        const Run& r = tile.runs[i];
+        const long lanes = (r.v1 - r.v0) * L<S>, l0 = r.v0 * L<S>, key = n + r.at;
+        at.run(tile, r, n, k, v, tk, tv);
+
+        const auto to_keys = [&](const Weights<Kind>& a, const Side<Kind>& b, S* to, long width) {
+          if (!to || !b) return;
+          a.pack_lanes(r.at, r.rows, r.v0, r.v1);
+          gemm<Kind>(a.lanes + (r.at * LANES + l0) / Kind::PAIR, LANES / Kind::PAIR, 1, b.rows + l0 / Kind::PAIR * b.stride, b.stride, lanes / Kind::PAIR, to + (key - n0) * width, width, r.rows, width, true);
+        };
+        to_keys(second ? at.C : at.P, at.dout, dv, wv);
+        to_keys(at.slant(), at.q, dk, wk);
+        if (second) to_keys(at.P, at.tdout, dv, wv), to_keys(at.dS, at.tq, dk, wk);
+
+        const auto to_queries = [&](const Weights<Kind>& b, const Keys<Kind>& a) {
+          if (!p.dq || !a) return;
+          b.pack_keys(r.at, r.rows, r.v0, r.v1);
+          gemm<Kind>(a.pairs_at(key), 1, a.column, b.keys + r.at / Kind::PAIR * LANES + l0, LANES, (r.rows + Kind::PAIR - 1) / Kind::PAIR, sums + l0, LANES, p.K, lanes, true);
+        };
+        to_queries(at.slant(), k);
+        if (second) to_queries(at.dS, tk);
+      }
+    }
+    S factor[LANES];
+    for (S& f : factor) f = at.scale;
+    if (p.dq) tile.write(sums, p.K, factor, p.dq);
+    if (p.slopes) tile.write(at.slope, p.slopes);
+  }
+
+  const auto result = [&, n0 = n0, n1 = n1](const S* from, long width, long features, S times, void* to) {
+    if (!from || !to) return;
+    for (long n = 0; n < p.N; n++)
+      for (long f = 0; f < features; f += L<S>) {
+        const Vec<S> x = n >= n0 && n < n1 ? load(from + (n - n0) * width + f) * times : Vec<S>{};
+        narrow(x, (typename Kind::T*)to + ((task.b * p.N + n) * p.G + task.g) * features + f, (int)(features - f));
+      }
+  };
+  result(dk, wk, p.K, at.scale, p.dk), result(dv, wv, p.V, 1, p.dv);
+  return arena.used;
+}
+
+// The gradient of a dense bias, dS or ḋS summed over what it broadcasts. A task has one slice of it, the tiles of all
+// that share it in a fixed order, and, where queries have rows of their own, 64 rows.
+template <class Kind, bool second> size_t dense_gradient(const Problem& p, int64_t index, Arena arena) {
+  typedef typename Kind::S S;
+  const bool counts = !arena.front;
+  const long tiles = (p.M + LANES - 1) / LANES, parts = p.dense_M == 1 ? 1 : tiles, slice = index / parts, part = index % parts;
+  Slope<Kind, second> at(p, false, arena);
+  S* sums = arena.take<S>(p.N * LANES);
+  const Arena rest = arena;
+  if (!counts) std::memset(sums, 0, p.N * LANES * sizeof(S));
+  for (long b = 0; b < p.B; b++)
+    for (long h = 0; h < p.H; h++) {
+      const long g = h / (p.H / p.G);
+      if (p.slice[b * p.H + h] != slice && !counts) continue;
+      arena = rest;
+      const auto keys = [&](const Sequence& t, long features) { return Keys<Kind>::of(t, b, g, 0, p.N, features, false, arena); };
+      const auto k = keys(p.x.k, p.K), v = keys(p.x.v, p.V), tk = keys(p.u.k, p.K), tv = keys(p.u.v, p.V);
+      if (counts) return arena.used;
+      Tile<Kind> tile(p, b, g);
+      for (long t = part; t < tiles; t += parts) {
+        tile.set_of(h, t);
+        at.begin(tile);
+        for (long n = tile.first; n < tile.last; n += BLOCK) {
+          tile.find(n, std::min(n + BLOCK, tile.last));
+          for (int i = 0; i < tile.found; i++) {
+            const Run& r = tile.runs[i];
+            at.run(tile, r, n, k, v, tk, tv);
+            for (int j = r.at; j < r.at + r.rows; j++)
+              for (int u = r.v0; u < r.v1; u++) {
+                S* to = sums + (n + j) * LANES + u * L<S>;
+                store(to, load(to) + load(at.slant().row(j) + u * L<S>));
+              }
+          }
+        }
+      }
+    }
+  S* result = (S*)p.dense + slice * p.dense_M * p.dense_N;
+  for (long i = 0; i < LANES && part * LANES + i < p.M; i++) {
+    const long row = p.dense_M == 1 ? 0 : part * LANES + i;
+    for (long n = 0; n < p.N; n++) {
+      S& to = result[row * p.dense_N + (p.dense_N == 1 ? 0 : n)];
+      to = (i && p.dense_M == 1) || (n && p.dense_N == 1) ? to + sums[n * LANES + i] : sums[n * LANES + i];
+    }
+  }
+  return arena.used;
+}
+
+}  // namespace

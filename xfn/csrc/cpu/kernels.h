@@ -1,0 +1,54 @@
+// All kernels of one instruction set. A file that includes this has set its target, BYTES, REGISTERS, KEEP and NAME.
+#pragma once
+
+namespace xfn {
+
+#include "vec.h"
+#include "gemm.h"
+#include "kind.h"
+#include "tile.h"
+#include "forward.h"
+#include "slope.h"
+#include "gradient.h"
+#include "tangent.h"
+
+namespace {
+
+template <class Kind> size_t task(const Problem& p, Member member, int64_t index, Arena arena) {
+  switch (member) {
+    case Member::forward: return forward<Kind>(p, index, arena);
+    case Member::backward: return gradient<Kind, false>(p, index, arena);
+    case Member::jvp: return tangent<Kind, false>(p, index, arena);
+    case Member::hvp: return gradient<Kind, true>(p, index, arena);
+    case Member::dense: return dense_gradient<Kind, false>(p, index, arena);
+    case Member::dense2: return dense_gradient<Kind, true>(p, index, arena);
+    default: return tangent<Kind, true>(p, index, arena);
+  }
+}
+
+template <class Kind> constexpr Kernels KERNELS = {
+    [](const Problem& p) -> int64_t { return Task::tiles<Kind>(p); },
+    [](const Problem& p, Member member) -> size_t {
+      Arena counting{nullptr};
+      return task<Kind>(p, member, 0, counting);
+    },
+    [](const Problem& p, Member member, int64_t index, char* scratch) { task<Kind>(p, member, index, Arena{scratch}); },
+};
+
+}  // namespace
+
+const Kernels* NAME(Dtype dtype) {
+  switch (dtype) {
+    case Dtype::f32: return &KERNELS<Numbers<float, float>>;
+    case Dtype::f64: return &KERNELS<Numbers<double, double>>;
+    case Dtype::f16: return &KERNELS<Numbers<f16, float>>;
+#ifdef AVX512BF16
+    case Dtype::bf16: return &KERNELS<Pairs>;
+#else
+    case Dtype::bf16: return &KERNELS<Numbers<bf16, float>>;
+#endif
+    default: return nullptr;
+  }
+}
+
+}  // namespace xfn

@@ -1,0 +1,80 @@
+// One call of the attention family, as kernels see it: plain numbers and pointers, no torch.
+//
+// Strides count elements; the last dim of every tensor but dense is contiguous. A batch is flat: `batch[b]` is where
+// example b begins, so a tensor that broadcasts, or whose batch dims do not collapse, needs no copy.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+namespace xfn {
+
+enum class Dtype : int { f32, f64, bf16, f16, boolean };
+
+struct Sequence {  // [..., length, heads, features]
+  const void* data = nullptr;
+  const int64_t* batch = nullptr;
+  int64_t length = 0, head = 0;
+};
+
+struct Rows {  // [..., heads, length], in the dtype of sums
+  const void* data = nullptr;
+  const int64_t* batch = nullptr;
+  int64_t head = 0, length = 0;
+};
+
+struct Square {  // [..., heads, queries, keys], in a dtype of its own
+  const void* data = nullptr;
+  const int64_t* batch = nullptr;
+  int64_t head = 0, query = 0, key = 0;
+  Dtype dtype = Dtype::f32;
+};
+
+struct Bound {  // int64 [..., queries]
+  const int64_t* data = nullptr;
+  const int64_t* batch = nullptr;
+  int64_t query = 0;
+};
+
+struct Operands {  // x, or a tangent of x; what is absent has no data
+  Sequence q, k, v;
+  Square dense;
+  Rows slopes;            // [..., heads], its length stride unused
+  Rows spoilt, unsound;   // NaN for queries and for keys that are not finite and were made zero, else 0; both or none
+};
+
+struct Outputs {  // y, a tangent or a cotangent of y
+  Sequence out;
+  Rows lse;
+};
+
+enum class Member : int { forward, backward, jvp, hvp, jvp2, dense, dense2 };  // dense2: of hvp
+
+struct Problem {
+  int64_t B, M, N, H, G, K, V;
+  double scale, keep;  // keep: what survives dropout is multiplied by 1 / keep
+  uint32_t threshold;  // a lane of bits below it is dropped
+  Dtype dtype;
+
+  Operands x, u, w;         // u: a tangent of x; w: a second one
+  Outputs y, uy, wy, dy, tdy;
+  Bound lo, hi;
+  const int64_t* key;       // two words per example, or null: no dropout
+  const int64_t* key_batch;
+
+  // Results, contiguous with batch first. Gradients are one per example.
+  void *out, *dq, *dk, *dv;
+  void* dense;              // in the dtype of sums, [slices, M or 1, N or 1]: examples and heads that share their bias
+  const int64_t* slice;     // share a slice, slice[b * H + h]
+  int64_t slices, dense_M, dense_N;
+  void *lse, *slopes;       // in the dtype of sums; slopes one per query, [B, H, M]
+  int64_t chunks;           // into which the tiles of a head are cut, one task each
+};
+
+// The kernels of one instruction set and one dtype.
+struct Kernels {
+  int64_t (*tiles)(const Problem&);                       // of one key head
+  size_t (*scratch)(const Problem&, Member);              // bytes for one task
+  void (*run)(const Problem&, Member, int64_t task, char* scratch);
+};
+
+}  // namespace xfn

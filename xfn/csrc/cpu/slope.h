@@ -1,0 +1,129 @@
+// How the logits of a tile move the loss, and how that moves along a tangent. For what hvp and backward share,
+//
+//     P = exp(s − lse)    Y = D ∘ (v doutᵀ)    δ = dout · out − dlse    dS = P ∘ (Y − δ)
+//
+// and, along a tangent ẋ, with c = ṡ − l̇se, Ẏ = D ∘ (v ḋoutᵀ + v̇ doutᵀ), δ̇ = ḋout · out + dout · ȯut − ḋlse,
+//
+//     ḋS = dS ∘ c + P ∘ (Ẏ − δ̇)
+//
+// all of it as [key][lane]. Rows of out and lse, and their tangents, tell what would need a second pass.
+#pragma once
+
+namespace {
+
+// A query-side tensor of one tile: features by lane and, where asked for, lanes by feature.
+template <class Kind> struct Side {
+  typedef typename Kind::S S;
+  const Sequence* t;
+  S *lanes = nullptr, *rows = nullptr;
+  long features, stride;
+  Side(const Sequence& t, long features, bool by_row, Arena& arena) : t(&t), features(features), stride(up(features, L<S>)) {
+    if (t.data) lanes = arena.take<S>((features + 1) * LANES);
+    if (t.data && by_row) rows = arena.take<S>(LANES / Kind::PAIR * stride);
+  }
+  explicit operator bool() const { return t->data; }
+  void pack(const Tile<Kind>& tile) const {
+    if (lanes) tile.pack_lanes(*t, features, lanes);
+    if (rows) tile.pack_rows(*t, features, rows);
+  }
+};
+
+template <class Kind, bool second> struct Slope {
+  typedef typename Kind::S S;
+  const Problem& p;
+  const Side<Kind> q, dout, tq, tdout;
+  const Weights<Kind> P, Y, dS;  // P: P ∘ D
+  const Weights<Kind> C, Z;      // P ∘ D ∘ c and ḋS
+  S* const kept;
+  const bool biased, moves, turns;
+  const S c, scale, grow;
+  S delta[LANES], tdelta[LANES], lse2[LANES], mean[LANES], slope[LANES];
+
+  // `full`: for products with queries and keys; else only dS and ḋS are read.
+  Slope(const Problem& p, bool full, Arena& arena)
+      : p(p),
+        q(p.x.q, p.K, full, arena),
+        dout(p.dy.out, p.V, full, arena),
+        tq(p.u.q, p.K, full, arena),
+        tdout(p.tdy.out, p.V, full, arena),
+        P(BLOCK, full, false, arena),
+        Y(BLOCK, false, false, arena),
+        dS(BLOCK, full, full, arena),
+        C(second ? BLOCK : 0, full, false, arena),
+        Z(second ? BLOCK : 0, full, full, arena),
+        kept(p.key ? arena.take<S>(BLOCK * LANES) : nullptr),
+        biased(p.x.dense.data || p.x.slopes.data || p.x.spoilt.data || p.scale <= 0),
+        moves(second && (p.u.q.data || p.u.k.data || p.u.dense.data || p.u.slopes.data)),
+        turns(second && (p.tdy.out.data || (p.u.v.data && p.dy.out.data))),
+        c(biased ? (S)LOG2E : (S)(p.scale * LOG2E)),
+        scale((S)p.scale),
+        grow((S)(1 / p.keep)) {}
+
+  const Weights<Kind>& slant() const { return second ? Z : dS; }
+
+  void begin(const Tile<Kind>& tile) {
+    q.pack(tile), dout.pack(tile), tq.pack(tile), tdout.pack(tile);
+    for (int i = 0; i < LANES; i++) delta[i] = tdelta[i] = mean[i] = slope[i] = 0, lse2[i] = infinity<S>;
+    tile.dot(p.dy.out, p.y.out, p.V, delta);
+    if (second) tile.dot(p.tdy.out, p.y.out, p.V, tdelta), tile.dot(p.dy.out, p.uy.out, p.V, tdelta);
+    for (int u = 0; u < tile.vectors; u++) {
+      const long at = u * L<S>;
+      store(lse2 + at, tile.numbers(p.y.lse, u) * (S)LOG2E);
+      store(delta + at, load(delta + at) - tile.numbers(p.dy.lse, u));
+      if (second) store(tdelta + at, load(tdelta + at) - tile.numbers(p.tdy.lse, u)), store(mean + at, tile.numbers(p.uy.lse, u));
+    }
+    for (int i = 0; i < LANES; i++)  // no weight where nothing is seen, and none in lanes that are not in use
+      if (i >= tile.count || lse2[i] == -infinity<S>) lse2[i] = infinity<S>, delta[i] = tdelta[i] = mean[i] = 0;
+  }
+
+  void run(const Tile<Kind>& tile, const Run& r, long n, const Keys<Kind>& k, const Keys<Kind>& v, const Keys<Kind>& tk, const Keys<Kind>& tv) {
+    const long width = (r.v1 - r.v0) * L<S>, l0 = r.v0 * L<S>;
+    const auto product = [&](const Keys<Kind>& a, const Side<Kind>& b, const Weights<Kind>& to, bool add) {
+      if (!a || !b) return add;
+      gemm<Kind>(a.at(n + r.at), a.row, 1, b.lanes + l0, LANES, a.words(), to.row(r.at) + l0, LANES, r.rows, width, add);
+      return true;
+    };
+    product(k, q, P, false);
+    if (biased) tile.add(p.x, scale, P.numbers, r, n);
+    if (r.masked) tile.mask(P.numbers, r, n);
+    if (kept) tile.keep(kept, r, n);
+    product(v, dout, Y, false);
+    if (turns) product(tv, dout, Z, product(v, tdout, Z, false));
+    if (moves) {
+      if (!product(tk, q, C, product(k, tq, C, false)))
+        for (int j = r.at; j < r.at + r.rows; j++) std::memset(C.row(j), 0, LANES * sizeof(S));
+      tile.add(p.u, scale, C.numbers, r, n);
+    }
+    const bool strict = p.x.spoilt.data;
+    for (int u = r.v0; u < r.v1; u++) {
+      const long at = u * L<S>;
+      const Vec<S> l2 = load(lse2 + at), de = load(delta + at), tde = load(tdelta + at), mu = load(mean + at);
+      const Vec<S> query = tile.queries(u);
+      Vec<S> bend = load(slope + at);
+      for (int j = r.at; j < r.at + r.rows; j++) {
+        const long o = j * LANES + at;
+        const Vec<S> s = load(P.numbers + o);
+        Vec<S> e = exp2v(s * c - l2);
+        if (strict) e = s == -infinity<S> ? Vec<S>{} : e;
+        const Vec<S> keeps = kept ? load(kept + o) * grow : splat<S>(1);
+        Vec<S> slant = e * ((dout ? load(Y.numbers + o) * keeps : Vec<S>{}) - de);
+        if (strict) slant = s == -infinity<S> ? Vec<S>{} : slant;
+        store(P.numbers + o, e * keeps);
+        store(dS.numbers + o, slant);
+        if (second) {
+          const Vec<S> turn = moves ? load(C.numbers + o) - mu : Vec<S>{};
+          Vec<S> bent = e * keeps * turn;
+          slant = slant * turn + e * ((turns ? load(Z.numbers + o) * keeps : Vec<S>{}) - tde);
+          if (strict) slant = s == -infinity<S> ? Vec<S>{} : slant, bent = s == -infinity<S> ? Vec<S>{} : bent;
+          store(C.numbers + o, bent);
+          store(Z.numbers + o, slant);
+        }
+        const Vec<S> gap = query - (S)(n + j);
+        if (p.slopes) bend -= slant * (gap > 0 ? gap : -gap);
+      }
+      store(slope + at, bend);
+    }
+  }
+};
+
+}  // namespace

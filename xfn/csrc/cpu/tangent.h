@@ -1,0 +1,122 @@
+// jvp, and its derivative jvp2: one pass each, for lse and its tangents are known.
+//
+//     jvp     t = ṡ                                             ȯut = vᵀ (D ∘ P ∘ t) + v̇ᵀ (D ∘ P) − ⟨t⟩ out,  l̇se = ⟨t⟩ = Σ P ∘ t
+//     jvp2    t = cᵤ ∘ c_w + scale (k̇_w q̇ᵤᵀ + k̇ᵤ q̇_wᵀ)      and v̇_wᵀ (D ∘ P ∘ cᵤ) + v̇ᵤᵀ (D ∘ P ∘ c_w) in place of v̇ᵀ (D ∘ P)
+//
+// with c = ṡ − l̇se, all of it as [key][lane].
+#pragma once
+
+namespace {
+
+template <class Kind, bool second> size_t tangent(const Problem& p, int64_t index, Arena arena) {
+  typedef typename Kind::S S;
+  const bool counts = !arena.front;
+  const Task task = Task::of<Kind>(p, index);
+  Tile<Kind> tile(p, task.b, task.g);
+  const Operands none{}, &w = second ? p.w : none;
+  const auto lanes = [&](const Sequence& t) { return t.data ? arena.take<S>((p.K + 1) * LANES) : nullptr; };
+  S *q = lanes(p.x.q), *uq = lanes(p.u.q), *wq = lanes(w.q);
+  const Weights<Kind> P(BLOCK, false, true, arena), U(BLOCK, false, true, arena), W(second ? BLOCK : 0, false, true, arena), T(second ? BLOCK : 0, false, true, arena);
+  S* kept = p.key ? arena.take<S>(BLOCK * LANES) : nullptr;
+  S* o = arena.take<S>(p.V * LANES);
+  const auto [n0, n1] = counts ? std::pair<long, long>(0, p.N) : task.keys(p, tile);
+  const auto keys = [&, n0 = n0, n1 = n1](const Sequence& t, long features, bool by_key) { return Keys<Kind>::of(t, task.b, task.g, n0, n1, features, by_key, arena); };
+  const auto k = keys(p.x.k, p.K, false), uk = keys(p.u.k, p.K, false), wk = keys(w.k, p.K, false);
+  const auto v = keys(p.x.v, p.V, true), uv = keys(p.u.v, p.V, true), wv = keys(w.v, p.V, true);
+  if (counts) return arena.used;
+
+  const bool biased = p.x.dense.data || p.x.slopes.data || p.x.spoilt.data || p.scale <= 0;
+  const S c = biased ? (S)LOG2E : (S)(p.scale * LOG2E), scale = (S)p.scale, grow = (S)(1 / p.keep);
+
+  for (long t = task.t0; t < task.t1; t++) {
+    tile.set(t);
+    tile.pack_lanes(p.x.q, p.K, q);
+    if (uq) tile.pack_lanes(p.u.q, p.K, uq);
+    if (wq) tile.pack_lanes(w.q, p.K, wq);
+    S lse2[LANES], mean[LANES] = {}, mu[LANES] = {}, mw[LANES] = {};
+    for (int u = 0; u < tile.vectors; u++) {
+      const long at = u * L<S>;
+      const Vec<S> lse = tile.numbers(p.y.lse, u);
+      store(lse2 + at, lse == -infinity<S> ? splat(infinity<S>) : lse * (S)LOG2E);
+      if (second) store(mu + at, tile.numbers(p.uy.lse, u)), store(mw + at, tile.numbers(p.wy.lse, u));
+    }
+    std::memset(o, 0, p.V * LANES * sizeof(S));
+
+    for (long n = tile.first; n < tile.last; n += BLOCK) {
+      tile.find(n, std::min(n + BLOCK, tile.last));
+      for (int i = 0; i < tile.found; i++) {
+        const Run& r = tile.runs[i];
+        const long width = (r.v1 - r.v0) * L<S>, l0 = r.v0 * L<S>, key = n + r.at;
+        const auto product = [&](const Keys<Kind>& a, const S* b, S* to, bool add) {
+          if (!a || !b) return add;
+          gemm<Kind>(a.at(key), a.row, 1, b + l0, LANES, a.words(), to + r.at * LANES + l0, LANES, r.rows, width, add);
+          return true;
+        };
+        const auto move = [&](const Operands& x, const Keys<Kind>& tk, const S* tq, const Weights<Kind>& to) {
+          const bool some = product(tk, q, to.numbers, product(k, tq, to.numbers, false));
+          if (!some)
+            for (int j = r.at; j < r.at + r.rows; j++) std::memset(to.row(j), 0, LANES * sizeof(S));
+          tile.add(x, scale, to.numbers, r, n);
+        };
+        product(k, q, P.numbers, false);
+        if (biased) tile.add(p.x, scale, P.numbers, r, n);
+        if (r.masked) tile.mask(P.numbers, r, n);
+        if (kept) tile.keep(kept, r, n);
+        move(p.u, uk, uq, U);
+        bool bent = false;
+        if (second) move(w, wk, wq, W), bent = product(uk, wq, T.numbers, product(wk, uq, T.numbers, false));
+
+        for (int u = r.v0; u < r.v1; u++) {
+          const long at = u * L<S>;
+          const Vec<S> l2 = load(lse2 + at), m1 = load(mu + at), m2 = load(mw + at);
+          Vec<S> sum = load(mean + at);
+          for (int j = r.at; j < r.at + r.rows; j++) {
+            const long a = j * LANES + at;
+            const Vec<S> e = exp2v(load(P.numbers + a) * c - l2), d = kept ? e * load(kept + a) * grow : e;
+            Vec<S> turn = load(U.numbers + a);
+            if (second) {
+              const Vec<S> one = turn - m1, two = load(W.numbers + a) - m2;
+              turn = one * two + (bent ? load(T.numbers + a) * scale : Vec<S>{});
+              store(U.numbers + a, d * one), store(W.numbers + a, d * two);
+              sum += e * turn;
+              store(P.numbers + a, d * turn);
+            } else {
+              sum += e * turn;
+              store(U.numbers + a, d * turn), store(P.numbers + a, d);
+            }
+          }
+          store(mean + at, sum);
+        }
+        const auto mix = [&](const Keys<Kind>& a, const Weights<Kind>& b) {
+          if (!a) return;
+          b.pack_keys(r.at, r.rows, r.v0, r.v1);
+          gemm<Kind>(a.pairs_at(key), 1, a.column, b.keys + r.at / Kind::PAIR * LANES + l0, LANES, (r.rows + Kind::PAIR - 1) / Kind::PAIR, o + l0, LANES, p.V, width, true);
+        };
+        if (second) mix(v, P), mix(wv, U), mix(uv, W);
+        else mix(v, U), mix(uv, P);
+      }
+    }
+
+    // − ⟨t⟩ out
+    for (int u = 0; u < tile.vectors; u++)
+      for (long f = 0; f < p.V; f += L<S>) {
+        Vec<S> r[L<S>];
+        for (int i = 0; i < L<S>; i++) {
+          const auto* from = tile.row(p.y.out, u * L<S> + i);
+          r[i] = from ? widen(from + f, (int)(p.V - f)) : Vec<S>{};
+        }
+        transpose<S>(r);
+        for (int i = 0; i < L<S> && f + i < p.V; i++) {
+          S* at = o + (f + i) * LANES + u * L<S>;
+          store(at, load(at) - load(mean + u * L<S>) * r[i]);
+        }
+      }
+    S factor[LANES];
+    for (S& f : factor) f = 1;
+    tile.write(o, p.V, factor, p.out);
+    tile.write(mean, p.lse);
+  }
+  return arena.used;
+}
+
+}  // namespace

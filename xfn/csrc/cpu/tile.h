@@ -1,0 +1,248 @@
+// A tile: 64 queries of the heads that share a key head, one in each lane, and what the bias says about them.
+#pragma once
+
+namespace {
+
+constexpr long BLOCK = 128;  // keys at a time
+constexpr int STEP = 16;     // keys that are skipped, or masked, together
+
+struct Run {  // keys [at, at + rows) of a block against vectors [v0, v1) of lanes
+  int at, rows, v0, v1;
+  bool masked;
+  bool alike(const Run& next) const { return v0 == next.v0 && v1 == next.v1 && masked == next.masked && at + rows == next.at; }
+};
+
+template <class Kind> struct Tile {
+  typedef typename Kind::T T;
+  typedef typename Kind::S S;
+  typedef Int<S> I;
+  static constexpr int VECTORS = LANES / L<S>;
+
+  const Problem& p;
+  long b, g;
+  int count, vectors;         // lanes, and vectors of lanes, in use
+  int m[LANES], h[LANES];     // the query and the head of each lane; lanes beyond `count` repeat the last
+  I lo[LANES], hi[LANES];
+  long first, last;           // the keys that any lane sees
+  Run runs[BLOCK / STEP];
+  int found;                  // how many runs the block has
+
+  Tile(const Problem& p, long b, long g) : p(p), b(b), g(g) {}
+
+  // Tile t of all heads that share the key head; or of the one head h.
+  void set(long t) { set_rows(t * LANES, p.H / p.G * p.M); }
+  void set_of(long head, long t) { set_rows(head % (p.H / p.G) * p.M + t * LANES, (head % (p.H / p.G) + 1) * p.M); }
+
+  // Rows [start, end) of the heads under one another, 64 at most.
+  void set_rows(long start, long end) {
+    const long R = p.H / p.G;
+    count = (int)std::min<long>(LANES, end - start), vectors = (count + L<S> - 1) / L<S>;
+    first = p.N, last = 0;
+    for (int i = 0; i < LANES; i++) {
+      const long row = start + std::min(i, count - 1);
+      m[i] = (int)(row % p.M), h[i] = (int)(g * R + row / p.M);
+      long from = p.lo.data ? p.lo.data[p.lo.batch[b] + m[i] * p.lo.query] : 0;
+      long to = p.hi.data ? p.hi.data[p.hi.batch[b] + m[i] * p.hi.query] : p.N;
+      from = std::max(from, 0l), to = std::max(from, std::min(to, (long)p.N));
+      lo[i] = (I)from, hi[i] = (I)to;
+      if (from < to) first = std::min(first, from), last = std::max(last, to);
+    }
+    first = first / STEP * STEP;
+    for (int v = 0; v < VECTORS; v++) {
+      least_lo[v] = least_hi[v] = p.N, most_lo[v] = most_hi[v] = 0;
+      for (int i = v * L<S>; i < (v + 1) * L<S>; i++)
+        if (lo[i] < hi[i]) {
+          least_lo[v] = std::min<long>(least_lo[v], lo[i]), most_lo[v] = std::max<long>(most_lo[v], lo[i]);
+          least_hi[v] = std::min<long>(least_hi[v], hi[i]), most_hi[v] = std::max<long>(most_hi[v], hi[i]);
+        } else {
+          least_hi[v] = 0;  // a lane that sees nothing is masked wherever the others are not
+        }
+    }
+  }
+
+  // The runs of keys [n0, n1).
+  void find(long n0, long n1) {
+    found = 0;
+    for (long n = n0; n < n1; n += STEP) {
+      const long end = std::min(n + STEP, n1);
+      Run run{(int)(n - n0), (int)(end - n), VECTORS, 0, false};
+      for (int v = 0; v < vectors; v++)
+        if (least_lo[v] < end && most_hi[v] > n) run.v0 = std::min(run.v0, v), run.v1 = v + 1;
+      for (int v = run.v0; v < run.v1; v++) run.masked |= most_lo[v] > n || least_hi[v] < end;
+      if (run.v0 >= run.v1) continue;
+      if (found && runs[found - 1].alike(run)) runs[found - 1].rows += run.rows;
+      else runs[found++] = run;
+    }
+  }
+
+  const T* row(const Sequence& t, int i) const {
+    return i < count ? (const T*)t.data + t.batch[b] + m[i] * t.length + h[i] * t.head : nullptr;
+  }
+
+  // [words][LANES]: features by lane.
+  void pack_lanes(const Sequence& t, long features, S* to) const {
+    const long words = (features + Kind::PAIR - 1) / Kind::PAIR;
+    for (int v = 0; v < vectors; v++)
+      for (long w = 0; w < words; w += L<S>) {
+        Vec<S> r[L<S>];
+        for (int i = 0; i < L<S>; i++) {
+          const T* from = row(t, v * L<S> + i);
+          r[i] = from ? Kind::words(from + w * Kind::PAIR, (int)(features - w * Kind::PAIR)) : Vec<S>{};
+        }
+        transpose<S>(r);
+        for (int i = 0; i < L<S> && w + i < words; i++) store(to + (w + i) * LANES + v * L<S>, r[i]);
+      }
+  }
+
+  // [lanes / PAIR][features]: lanes by feature.
+  void pack_rows(const Sequence& t, long features, S* to) const {
+    const T* rows[LANES];
+    for (int i = 0; i < LANES; i++) rows[i] = row(t, i);
+    interleave<Kind>(rows, vectors * L<S>, features, to, up(features, L<S>));
+  }
+
+  // One number a lane, of [..., H, M].
+  Vec<S> numbers(const Rows& t, int v) const {
+    Vec<S> x{};
+    if (t.data)
+      for (int i = 0; i < L<S>; i++) x[i] = ((const S*)t.data)[t.batch[b] + h[v * L<S> + i] * t.head + m[v * L<S> + i] * t.length];
+    return x;
+  }
+  Vec<S> queries(int v) const {
+    Vec<S> x;
+    for (int i = 0; i < L<S>; i++) x[i] = (S)m[v * L<S> + i];
+    return x;
+  }
+
+  // sum over features of a ∘ b, a number a lane, added to `to`.
+  void dot(const Sequence& a, const Sequence& c, long features, S* to) const {
+    if (!a.data || !c.data) return;
+    for (int i = 0; i < count; i++) {
+      const T *x = row(a, i), *y = row(c, i);
+      Vec<S> sum{};
+      for (long f = 0; f < features; f += L<S>) sum += widen(x + f, (int)(features - f)) * widen(y + f, (int)(features - f));
+      to[i] += total<S>(sum);
+    }
+  }
+
+  // What a run's logits become: natural ones, from products of q and k.
+  void add(const Operands& x, S scale, S* s, const Run& r, long n0) const {
+    const S* unsound = x.unsound.data ? (const S*)x.unsound.data + x.unsound.batch[b] + g * x.unsound.head : nullptr;
+    for (int v = r.v0; v < r.v1; v++) {
+      const Vec<S> query = queries(v), slope = numbers(x.slopes, v), spoilt = numbers(x.spoilt, v);
+      for (int n = r.at; n < r.at + r.rows; n++) {
+        S* at = s + n * LANES + v * L<S>;
+        const Vec<S> gap = query - (S)(n0 + n);
+        Vec<S> z = load(at) * scale;
+        if (x.slopes.data) z -= slope * (gap > 0 ? gap : -gap);
+        if (unsound) z += spoilt + unsound[(n0 + n) * x.unsound.length];
+        store(at, z);
+      }
+    }
+    if (!x.dense.data) return;
+    switch (x.dense.dtype) {
+      case Dtype::f32: return add_square<float>(x.dense, s, r, n0);
+      case Dtype::f64: return add_square<double>(x.dense, s, r, n0);
+      case Dtype::bf16: return add_square<bf16>(x.dense, s, r, n0);
+      case Dtype::f16: return add_square<f16>(x.dense, s, r, n0);
+      case Dtype::boolean: return add_square<bool>(x.dense, s, r, n0);
+    }
+  }
+
+  // −∞ where a lane does not see a key.
+  void mask(S* s, const Run& r, long n0) const {
+    for (int v = r.v0; v < r.v1; v++) {
+      const Vec<I> from = load(lo + v * L<S>), to = load(hi + v * L<S>);
+      for (int n = r.at; n < r.at + r.rows; n++) {
+        const Vec<I> key = splat<I>((I)(n0 + n));
+        S* at = s + n * LANES + v * L<S>;
+        store(at, (key >= from) & (key < to) ? load(at) : splat(-infinity<S>));
+      }
+    }
+  }
+
+  // 1 where dropout keeps a weight, 0 where it does not: lane n % 8 of Philox-4x32-7 at the counter (n / 8, m, h, 0).
+  void keep(S* to, const Run& r, long n0) const {
+    const int64_t* key = p.key + p.key_batch[b];
+    for (int n = r.at; n < r.at + r.rows; n += 8) {
+      uint32_t words[4][LANES];
+      for (int i = r.v0 * L<S>; i < r.v1 * L<S>; i++) {
+        uint32_t c0 = (uint32_t)((n0 + n) / 8), c1 = m[i], c2 = h[i], c3 = 0, k0 = (uint32_t)key[0], k1 = (uint32_t)key[1];
+        for (int round = 0; round < 7; round++) {
+          const uint64_t x = (uint64_t)c0 * 0xD2511F53u, y = (uint64_t)c2 * 0xCD9E8D57u;
+          c0 = (uint32_t)(y >> 32) ^ c1 ^ k0, c1 = (uint32_t)y, c2 = (uint32_t)(x >> 32) ^ c3 ^ k1, c3 = (uint32_t)x;
+          k0 += 0x9E3779B9u, k1 += 0xBB67AE85u;
+        }
+        words[0][i] = c0, words[1][i] = c1, words[2][i] = c2, words[3][i] = c3;
+      }
+      for (int j = 0; j < 8 && n + j < r.at + r.rows; j++)
+        for (int i = r.v0 * L<S>; i < r.v1 * L<S>; i++)
+          to[(n + j) * LANES + i] = (words[j / 2][i] >> j % 2 * 16 & 0xffff) >= p.threshold ? (S)1 : (S)0;
+    }
+  }
+
+  // [features][LANES] to the rows of a result [B, M, H, features], each lane times its factor.
+  void write(const S* from, long features, const S* factor, void* result) const {
+    for (int v = 0; v < vectors; v++) {
+      const Vec<S> times = load(factor + v * L<S>);
+      for (long f = 0; f < features; f += L<S>) {
+        Vec<S> r[L<S>];
+        for (int i = 0; i < L<S>; i++) r[i] = f + i < features ? load(from + (f + i) * LANES + v * L<S>) * times : Vec<S>{};
+        transpose<S>(r);
+        for (int i = 0; i < L<S> && v * L<S> + i < count; i++) {
+          const int lane = v * L<S> + i;
+          narrow(r[i], (T*)result + ((b * p.M + m[lane]) * p.H + h[lane]) * features + f, (int)(features - f));
+        }
+      }
+    }
+  }
+  // One number a lane to a result [B, H, M].
+  void write(const S* from, void* result) const {
+    for (int i = 0; i < count; i++) ((S*)result)[(b * p.H + h[i]) * p.M + m[i]] = from[i];
+  }
+
+ private:
+  long least_lo[VECTORS], most_lo[VECTORS], least_hi[VECTORS], most_hi[VECTORS];
+
+  template <class D> static INLINE Vec<S> values(const D* d, int count) {
+    if constexpr (std::is_same_v<D, bool>) {
+      Vec<S> x{};
+      for (int i = 0; i < L<S> && i < count; i++) x[i] = d[i] ? (S)0 : -infinity<S>;
+      return x;
+    } else if constexpr (std::is_same_v<Vec<S>, decltype(widen(d))>) {
+      return widen(d, count);
+    } else {
+      Vec<S> x{};
+      for (int i = 0; i < L<S> && i < count; i++) {
+        if constexpr (std::is_same_v<D, bf16>) x[i] = (S)cast<float>((uint32_t)d[i].bits << 16);
+        else x[i] = (S)d[i];
+      }
+      return x;
+    }
+  }
+
+  template <class D> void add_square(const Square& t, S* s, const Run& r, long n0) const {
+    for (int v = r.v0; v < r.v1; v++) {
+      const D* rows[L<S>];
+      for (int i = 0; i < L<S>; i++)
+        rows[i] = (const D*)t.data + t.batch[b] + h[v * L<S> + i] * t.head + m[v * L<S> + i] * t.query + (n0 + r.at) * t.key;
+      for (int n = 0; n < r.rows; n += L<S>) {
+        const int some = std::min(L<S>, r.rows - n);
+        Vec<S> x[L<S>];
+        for (int i = 0; i < L<S>; i++) {
+          if (t.key == 1) { x[i] = values(rows[i] + n, some); continue; }
+          D row[L<S>];
+          for (int j = 0; j < L<S>; j++) row[j] = rows[i][std::min(n + j, r.rows - 1) * t.key];
+          x[i] = values(row, some);
+        }
+        transpose<S>(x);
+        for (int j = 0; j < some; j++) {
+          S* at = s + (r.at + n + j) * LANES + v * L<S>;
+          store(at, x[j] == -infinity<S> ? x[j] : load(at) + x[j]);  // hidden, whatever was there
+        }
+      }
+    }
+  }
+};
+
+}  // namespace

@@ -1,0 +1,137 @@
+// Vectors of one register, in GCC's vector extensions: one source for every instruction set. BYTES is their width.
+#pragma once
+
+#define INLINE inline __attribute__((always_inline))
+
+namespace {
+
+template <class S> struct VecOf { typedef S type __attribute__((vector_size(BYTES))); };
+template <class S> using Vec = typename VecOf<S>::type;
+template <class S> constexpr int L = BYTES / sizeof(S);
+template <class S> using Int = std::conditional_t<sizeof(S) == 8, int64_t, int32_t>;
+
+typedef _Float16 f16;
+struct bf16 { uint16_t bits; };
+
+template <class To, class From> INLINE To cast(From from) {
+  static_assert(sizeof(To) == sizeof(From));
+  To to;
+  std::memcpy(&to, &from, sizeof to);
+  return to;
+}
+template <class S> INLINE Vec<S> load(const S* p) { Vec<S> v; std::memcpy(&v, p, sizeof v); return v; }
+template <class S> INLINE void store(S* p, Vec<S> v) { std::memcpy(p, &v, sizeof v); }
+template <class S> INLINE Vec<S> splat(S x) { return Vec<S>{} + x; }
+template <class V> INLINE V larger(V a, V b) { return a > b ? a : b; }
+template <class S> constexpr S infinity = std::numeric_limits<S>::infinity();
+
+// The sum of all lanes, in a fixed order.
+template <class S> INLINE S total(Vec<S> v) {
+  S sum = 0;
+  for (int i = 0; i < L<S>; i++) sum += v[i];
+  return sum;
+}
+
+// 2ˣ to 2e-9 before rounding: a minimax polynomial of degree 6 on [-1/2, 1/2], and the exponent's bits; 0 far below 2⁻¹²⁶.
+INLINE Vec<float> exp2v(Vec<float> x) {
+#ifdef AVX512
+  const __m512 t = _mm512_max_ps(_mm512_set1_ps(-200), (__m512)x), power = _mm512_roundscale_ps(t, 0);  // a NaN stays one
+  const Vec<float> f = (Vec<float>)_mm512_sub_ps(t, power);
+#else
+  Vec<float> t = x > -127.f ? x : splat(-127.f);
+  t = t < 128.f ? t : splat(128.f);
+  const Vec<int32_t> power = __builtin_convertvector(t + (t < 0.f ? splat(-.5f) : splat(.5f)), Vec<int32_t>);
+  const Vec<float> f = t - __builtin_convertvector(power, Vec<float>);
+#endif
+  Vec<float> p = splat(1.534580789e-4f);
+  p = p * f + 1.339993157e-3f;
+  p = p * f + 9.618488976e-3f;
+  p = p * f + 5.550328776e-2f;
+  p = p * f + 2.402264689e-1f;
+  p = p * f + 6.931472057e-1f;
+  p = p * f + 1.f;
+#ifdef AVX512
+  return (Vec<float>)_mm512_scalef_ps((__m512)p, power);
+#else
+  const Vec<int32_t> half = power >> 1;  // in two steps, for 2¹²⁸ overflows and 2⁻¹²⁷ has no exponent
+  const Vec<float> a = cast<Vec<float>>((half + 127) << 23), b = cast<Vec<float>>((power - half + 127) << 23);
+  const Vec<float> y = x < -126.f ? splat(0.f) : p * a * b;
+  return x != x ? x : y;
+#endif
+}
+INLINE Vec<double> exp2v(Vec<double> x) {
+  for (int i = 0; i < L<double>; i++) x[i] = std::exp2(x[i]);
+  return x;
+}
+
+// The square of L x L numbers in r, transposed by log2(L) rounds of exchanges.
+template <class S, int step = 1> INLINE void transpose(Vec<S> (&r)[L<S>]) {
+  constexpr int n = L<S>;
+  if constexpr (step < n) {
+    Vec<Int<S>> first{}, second{};
+    for (int i = 0; i < n; i++) {
+      first[i] = i & step ? n + i - step : i;
+      second[i] = i & step ? n + i : i + step;
+    }
+    for (int i = 0; i < n; i++)
+      if (!(i & step)) {
+        const Vec<S> a = r[i], b = r[i + step];
+        r[i] = __builtin_shuffle(a, b, first);
+        r[i + step] = __builtin_shuffle(a, b, second);
+      }
+    transpose<S, step * 2>(r);
+  }
+}
+
+// Numbers as they are stored, and back. A row of `count` < L numbers is filled up with zeros.
+template <class N> struct HalfOf { typedef N type __attribute__((vector_size(BYTES / 2))); };
+INLINE Vec<float> widen(const float* p) { return load(p); }
+INLINE Vec<double> widen(const double* p) { return load(p); }
+INLINE Vec<float> widen(const bf16* p) {
+  typename HalfOf<uint16_t>::type v;
+  std::memcpy(&v, p, sizeof v);
+  return cast<Vec<float>>(__builtin_convertvector(v, Vec<uint32_t>) << 16);
+}
+INLINE Vec<float> widen(const f16* p) {
+#if defined(AVX512)
+  return (Vec<float>)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p));
+#elif defined(F16C)
+  return (Vec<float>)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p));
+#else
+  Vec<float> v{};
+  for (int i = 0; i < L<float>; i++) v[i] = (float)p[i];
+  return v;
+#endif
+}
+template <class T> INLINE auto widen(const T* p, int count) {
+  if (count >= BYTES / (int)sizeof(widen(p)[0])) return widen(p);
+  T row[BYTES / sizeof(widen(p)[0])] = {};
+  std::memcpy(row, p, count * sizeof(T));
+  return widen(row);
+}
+
+INLINE void narrow(Vec<float> v, float* p) { store(p, v); }
+INLINE void narrow(Vec<double> v, double* p) { store(p, v); }
+INLINE void narrow(Vec<float> v, bf16* p) {
+  const Vec<uint32_t> b = cast<Vec<uint32_t>>(v), rounded = b + 0x7fff + (b >> 16 & 1);
+  const Vec<uint32_t> kept = v == v ? rounded : (b | 0x400000);  // a NaN stays one
+  const auto half = __builtin_convertvector(kept >> 16, typename HalfOf<uint16_t>::type);
+  std::memcpy(p, &half, sizeof half);
+}
+INLINE void narrow(Vec<float> v, f16* p) {
+#if defined(AVX512)
+  _mm256_storeu_si256((__m256i*)p, _mm512_cvtps_ph((__m512)v, 0));
+#elif defined(F16C)
+  _mm_storeu_si128((__m128i*)p, _mm256_cvtps_ph((__m256)v, 0));
+#else
+  for (int i = 0; i < L<float>; i++) p[i] = (f16)v[i];
+#endif
+}
+template <class V, class T> INLINE void narrow(V v, T* p, int count) {
+  if (count >= (int)(sizeof v / sizeof v[0])) return narrow(v, p);
+  T row[sizeof v / sizeof v[0]];
+  narrow(v, row);
+  std::memcpy(p, row, count * sizeof(T));
+}
+
+}  // namespace
