@@ -19,8 +19,8 @@ namespace ts = torch::stable;
 using torch::headeronly::ScalarType;
 using ts::Tensor;
 using Maybe = std::optional<Tensor>;
-using Pair = std::tuple<Tensor, Tensor>;
-using Five = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
+using Pair = std::tuple<Tensor, Tensor, bool>;                            // and whether a number is not finite
+using Five = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, bool>;
 using Shape = std::vector<int64_t>;
 
 xfn::Dtype dtype_of(const Tensor& t) {
@@ -42,11 +42,13 @@ struct Call {
   Shape batch;
   std::vector<Tensor> alive;
   std::deque<Shape> offsets;
+  std::atomic<bool> broken{false};
 
   Call(const Tensor& q, const Tensor& k, const Tensor& v, double scale, int64_t threshold) : q(q) {
     p.M = q.size(-3), p.H = q.size(-2), p.K = q.size(-1);
     p.N = k.size(-3), p.G = k.size(-2), p.V = v.size(-1);
     p.scale = scale, p.keep = 1 - (double)threshold / 65536, p.threshold = (uint32_t)threshold, p.dtype = dtype_of(q);
+    p.broken = &broken;
   }
 
   void meet(const Maybe& t, int64_t rank) {
@@ -195,7 +197,7 @@ Pair outward(Call& call, xfn::Member member) {
   Tensor out = call.empty({p.M, p.H, p.V}), lse = call.empty({p.H, p.M}, true);
   p.out = out.mutable_data_ptr(), p.lse = lse.mutable_data_ptr();
   call.run(member);
-  return {out, lse};
+  return {out, lse, call.broken};
 }
 Five inward(Call& call, xfn::Member member, const Maybe& bias, int64_t need) {
   auto& p = call.p;
@@ -205,7 +207,8 @@ Five inward(Call& call, xfn::Member member, const Maybe& bias, int64_t need) {
   p.dv = need & 4 ? dv.mutable_data_ptr() : nullptr, p.slopes = need & 16 ? slopes.mutable_data_ptr() : nullptr;
   if (!p.M) ts::zero_(dk), ts::zero_(dv);  // no tile will
   if (need & ~8) call.run(member);
-  return {dq, dk, dv, need & 8 ? call.dense(*bias, member) : call.none(), slopes};
+  Tensor dense = need & 8 ? call.dense(*bias, member) : call.none();
+  return {dq, dk, dv, dense, slopes, call.broken};
 }
 
 Pair forward(OPERANDS, double scale, int64_t threshold) {
@@ -238,8 +241,8 @@ Pair jvp2(OPERANDS, OUTPUTS(), OUTPUTS(u_), OUTPUTS(w_), TANGENT(u_), TANGENT(w_
 #define S_COTANGENT(y) ", Tensor? " y "out, Tensor? " y "lse"
 #define S_TANGENT(t) ", Tensor? " t "q, Tensor? " t "k, Tensor? " t "v, Tensor? " t "dense, Tensor? " t "slopes"
 #define S_END ", float scale, int threshold"
-#define S_OUTWARD ") -> (Tensor, Tensor)"
-#define S_INWARD ", int need) -> (Tensor, Tensor, Tensor, Tensor, Tensor)"
+#define S_OUTWARD ") -> (Tensor, Tensor, bool)"
+#define S_INWARD ", int need) -> (Tensor, Tensor, Tensor, Tensor, Tensor, bool)"
 
 }  // namespace
 

@@ -33,6 +33,7 @@ template <class Kind> size_t forward(const Problem& p, int64_t index, Arena aren
   const bool counts = !arena.front;
   const Task task = Task::of<Kind>(p, index);
   const Operands& x = p.x;
+  const bool often = p.H / p.G * p.M > 16;
   Tile<Kind> tile(p, task.b, task.g);
   S* q = arena.take<S>((p.K + 1) * LANES);
   S* o = arena.take<S>(p.V * LANES);
@@ -40,8 +41,8 @@ template <class Kind> size_t forward(const Problem& p, int64_t index, Arena aren
   const Weights<Kind> w(BLOCK, false, true, arena);
   S top[LANES], sum[LANES], shrink[LANES];
   const auto [n0, n1] = counts ? std::pair<long, long>(0, p.N) : task.keys(p, tile);
-  const auto k = Keys<Kind>::of(x.k, task.b, task.g, n0, n1, p.K, false, arena);
-  const auto v = Keys<Kind>::of(x.v, task.b, task.g, n0, n1, p.V, true, arena);
+  const auto k = Keys<Kind>::of(x.k, task.b, task.g, n0, n1, p.K, false, often, arena);
+  const auto v = Keys<Kind>::of(x.v, task.b, task.g, n0, n1, p.V, true, often, arena);
   if (counts) return arena.used;
 
   // Products become logits in base 2: at once where nothing is added, else when that is.
@@ -51,59 +52,69 @@ template <class Kind> size_t forward(const Problem& p, int64_t index, Arena aren
   for (long t = task.t0; t < task.t1; t++) {
     tile.set(t);
     tile.pack_lanes(x.q, p.K, q);
-    std::memset(o, 0, p.V * LANES * sizeof(S));
+    bool fresh = true;  // nothing in o yet
     for (int i = 0; i < LANES; i++) top[i] = -infinity<S>, sum[i] = 0;
 
     for (long n = tile.first; n < tile.last; n += BLOCK) {
       tile.find(n, std::min(n + BLOCK, tile.last));
-      for (int i = 0; i < tile.found; i++) {
-        const Run& r = tile.runs[i];
+      for (const Run& r : tile) {
         gemm<Kind>(k.at(n + r.at), k.row, 1, q + r.v0 * L<S>, LANES, k.words(), w.row(r.at) + r.v0 * L<S>, LANES, r.rows, (r.v1 - r.v0) * L<S>, false);
         if (biased) tile.add(x, (S)p.scale, w.numbers, r, n);
         if (r.masked) tile.mask(w.numbers, r, n);
         if (kept) tile.keep(kept, r, n);
       }
 
-      bool moved = false;
+      bool moved = false, guard = biased;
+      for (const Run& r : tile) guard |= r.masked;
       for (int u = 0; u < tile.vectors; u++) {
+        S* const at = w.numbers + u * L<S>;
         const Vec<S> old = load(top + u * L<S>);
         Vec<S> most = old;
-        for (int i = 0; i < tile.found; i++) {
-          const Run& r = tile.runs[i];
+        for (const Run& r : tile)
           if (r.v0 <= u && u < r.v1)
-            for (int j = r.at; j < r.at + r.rows; j++) most = larger(load(w.row(j) + u * L<S>), most);
-        }
-        const Vec<S> base = most == -infinity<S> ? Vec<S>{} : most * c, less = exp2v(old * c - base);
-        Vec<S> l = load(sum + u * L<S>) * less;
-        for (int i = 0; i < tile.found; i++) {
-          const Run& r = tile.runs[i];
-          if (r.v0 <= u && u < r.v1)
-            for (int j = r.at; j < r.at + r.rows; j++) {
-              S* at = w.row(j) + u * L<S>;
-              const Vec<S> e = exp2v(load(at) * c - base);
+            for (int j = r.at; j < r.at + r.rows; j++) most = larger(load(at + j * LANES), most);
+        const Vec<S> base = most == -infinity<S> ? Vec<S>{} : most * c, less = exp2v<Kind::degree, true>(old * c - base);
+        Vec<S> one = load(sum + u * L<S>) * less, two{};
+        const auto soften = [&]<bool guarded, bool drops>(std::bool_constant<guarded>, std::bool_constant<drops>) {
+          for (const Run& r : tile) {
+            if (u < r.v0 || r.v1 <= u) continue;
+            const auto weight = [&](int j, Vec<S>& l) {
+              const Vec<S> e = exp2v<Kind::degree, guarded>(load(at + j * LANES) * c - base);
               l += e;
-              store(at, kept ? e * load(kept + j * LANES + u * L<S>) : e);
+              return drops ? e * load(kept + j * LANES + u * L<S>) : e;
+            };
+            int j = r.at;
+            for (; j + 1 < r.at + r.rows; j += 2) {
+              const Vec<S> a = weight(j, one), b = weight(j + 1, two);
+              w.put(j, u * L<S>, a, b, true);
             }
-        }
-        store(top + u * L<S>, most), store(sum + u * L<S>, l), store(shrink + u * L<S>, less);
+            if (j < r.at + r.rows) w.put(j, u * L<S>, weight(j, one), Vec<S>{}, false);
+          }
+        };
+        if (kept) soften(std::true_type{}, std::true_type{});
+        else if (guard) soften(std::true_type{}, std::false_type{});
+        else soften(std::false_type{}, std::false_type{});
+        store(top + u * L<S>, most), store(sum + u * L<S>, one + two), store(shrink + u * L<S>, less);
         const auto differs = less != 1;
         for (int i = 0; i < L<S>; i++) moved |= differs[i] != 0;
       }
-      if (moved)
+      const bool whole = tile.found == 1 && tile.runs[0].v0 == 0 && tile.runs[0].v1 == tile.vectors;
+      if (fresh && !whole) std::memset(o, 0, p.V * LANES * sizeof(S));
+      if (moved && !fresh)
         for (long f = 0; f < p.V; f++)
           for (int u = 0; u < tile.vectors; u++) store(o + f * LANES + u * L<S>, load(o + f * LANES + u * L<S>) * load(shrink + u * L<S>));
 
-      for (int i = 0; i < tile.found; i++) {
-        const Run& r = tile.runs[i];
-        w.pack_keys(r.at, r.rows, r.v0, r.v1);
-        gemm<Kind>(v.pairs_at(n + r.at), 1, v.column, w.keys + r.at / Kind::PAIR * LANES + r.v0 * L<S>, LANES, (r.rows + Kind::PAIR - 1) / Kind::PAIR, o + r.v0 * L<S>, LANES, p.V, (r.v1 - r.v0) * L<S>, true);
-      }
+      for (const Run& r : tile)
+        gemm<Kind>(v.pairs_at(n + r.at), 1, v.column, w.keys + r.at / Kind::PAIR * LANES + r.v0 * L<S>, LANES, (r.rows + Kind::PAIR - 1) / Kind::PAIR, o + r.v0 * L<S>, LANES, p.V, (r.v1 - r.v0) * L<S>, !fresh || !whole);
+      fresh = false;
     }
+    if (fresh) std::memset(o, 0, p.V * LANES * sizeof(S));
 
     S lse[LANES];
-    for (int i = 0; i < LANES; i++) {
-      shrink[i] = sum[i] == 0 ? (S)0 : (S)(1 / p.keep) / sum[i];
-      lse[i] = sum[i] == 0 ? -infinity<S> : (S)((double)(top[i] * c) * LN2 + std::log((double)sum[i]));
+    for (int u = 0; u < tile.vectors; u++) {
+      const Vec<S> l = load(sum + u * L<S>), some = l == 0 ? splat<S>(1) : l;
+      store(shrink + u * L<S>, l == 0 ? Vec<S>{} : (S)(1 / p.keep) / some);
+      store(lse + u * L<S>, l == 0 ? splat(-infinity<S>) : load(top + u * L<S>) * c * (S)LN2 + logv(some));
     }
     tile.write(o, p.V, shrink, p.out);
     tile.write(lse, p.lse);

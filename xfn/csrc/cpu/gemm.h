@@ -11,23 +11,29 @@ template <class S> INLINE Vec<S> fma(Vec<S> a, Vec<S> b, Vec<S> c) { return a * 
 template <class Kind, int R, int W, class S = typename Kind::S>
 __attribute__((noinline)) void micro(const S* A, long ra, long ka, const S* B, long kb, long depth, S* C, long rc, bool add) {
   Vec<S> c[R][W];
-  for (int r = 0; r < R; r++)
-    for (int v = 0; v < W; v++) c[r][v] = add ? load(C + r * rc + v * L<S>) : Vec<S>{};
+#pragma GCC unroll 64
+  for (int i = 0; i < R * W; i++) c[i / W][i % W] = Vec<S>{};
+  if (add) {
+#pragma GCC unroll 64
+    for (int i = 0; i < R * W; i++) c[i / W][i % W] = load(C + i / W * rc + i % W * L<S>);
+  }
 #pragma GCC unroll 1
   for (long k = 0; k < depth; k++) {
     Vec<S> b[W];
+#pragma GCC unroll 64
     for (int v = 0; v < W; v++) b[v] = load(B + v * L<S>);
-#pragma GCC unroll 16
+#pragma GCC unroll 64
     for (int r = 0; r < R; r++) {
       Vec<S> a = splat(A[r * ra]);
       if constexpr (W > 1) KEEP(a);  // in a register: one broadcast for W products
+#pragma GCC unroll 64
       for (int v = 0; v < W; v++) c[r][v] = Kind::mac(a, b[v], c[r][v]);
     }
     A += ka;
     B += kb;
   }
-  for (int r = 0; r < R; r++)
-    for (int v = 0; v < W; v++) store(C + r * rc + v * L<S>, c[r][v]);
+#pragma GCC unroll 64
+  for (int i = 0; i < R * W; i++) store(C + i / W * rc + i % W * L<S>, c[i / W][i % W]);
 }
 
 // Rows in tiles of nearly equal height, R at most.

@@ -10,11 +10,12 @@ template <class Kind, bool second> size_t gradient(const Problem& p, int64_t ind
   typedef typename Kind::S S;
   const bool counts = !arena.front;
   const Task task = Task::of<Kind>(p, index);
+  const bool often = p.H / p.G * p.M > 16;
   Tile<Kind> tile(p, task.b, task.g);
   Slope<Kind, second> at(p, true, arena);
   S* sums = arena.take<S>(p.K * LANES);
   const auto [n0, n1] = counts ? std::pair<long, long>(0, p.N) : task.keys(p, tile);
-  const auto keys = [&, n0 = n0, n1 = n1](const Sequence& t, long features, bool by_key) { return Keys<Kind>::of(t, task.b, task.g, n0, n1, features, by_key, arena); };
+  const auto keys = [&, n0 = n0, n1 = n1](const Sequence& t, long features, bool by_key) { return Keys<Kind>::of(t, task.b, task.g, n0, n1, features, by_key, often, arena); };
   const auto k = keys(p.x.k, p.K, true), tk = keys(p.u.k, p.K, true);
   const auto v = keys(p.x.v, p.V, false), tv = keys(p.u.v, p.V, false);
   const long wk = up(p.K, L<S>), wv = up(p.V, L<S>);
@@ -30,14 +31,12 @@ template <class Kind, bool second> size_t gradient(const Problem& p, int64_t ind
     std::memset(sums, 0, p.K * LANES * sizeof(S));
     for (long n = tile.first; n < tile.last; n += BLOCK) {
       tile.find(n, std::min(n + BLOCK, tile.last));
-      for (int i = 0; i < tile.found; i++) {
-        const Run& r = tile.runs[i];
+      for (const Run& r : tile) {
         const long lanes = (r.v1 - r.v0) * L<S>, l0 = r.v0 * L<S>, key = n + r.at;
         at.run(tile, r, n, k, v, tk, tv);
 
         const auto to_keys = [&](const Weights<Kind>& a, const Side<Kind>& b, S* to, long width) {
           if (!to || !b) return;
-          a.pack_lanes(r.at, r.rows, r.v0, r.v1);
           gemm<Kind>(a.lanes + (r.at * LANES + l0) / Kind::PAIR, LANES / Kind::PAIR, 1, b.rows + l0 / Kind::PAIR * b.stride, b.stride, lanes / Kind::PAIR, to + (key - n0) * width, width, r.rows, width, true);
         };
         to_keys(second ? at.C : at.P, at.dout, dv, wv);
@@ -46,7 +45,6 @@ template <class Kind, bool second> size_t gradient(const Problem& p, int64_t ind
 
         const auto to_queries = [&](const Weights<Kind>& b, const Keys<Kind>& a) {
           if (!p.dq || !a) return;
-          b.pack_keys(r.at, r.rows, r.v0, r.v1);
           gemm<Kind>(a.pairs_at(key), 1, a.column, b.keys + r.at / Kind::PAIR * LANES + l0, LANES, (r.rows + Kind::PAIR - 1) / Kind::PAIR, sums + l0, LANES, p.K, lanes, true);
         };
         to_queries(at.slant(), k);
@@ -57,15 +55,19 @@ template <class Kind, bool second> size_t gradient(const Problem& p, int64_t ind
     for (S& f : factor) f = at.scale;
     if (p.dq) tile.write(sums, p.K, factor, p.dq);
     if (p.slopes) tile.write(at.slope, p.slopes);
+    if (p.slopes && !tile.finite(at.slope)) *p.broken = true;
   }
 
   const auto result = [&, n0 = n0, n1 = n1](const S* from, long width, long features, S times, void* to) {
     if (!from || !to) return;
+    Vec<S> broken{};
     for (long n = 0; n < p.N; n++)
       for (long f = 0; f < features; f += L<S>) {
         const Vec<S> x = n >= n0 && n < n1 ? load(from + (n - n0) * width + f) * times : Vec<S>{};
+        broken += x - x;
         narrow(x, (typename Kind::T*)to + ((task.b * p.N + n) * p.G + task.g) * features + f, (int)(features - f));
       }
+    if (total<S>(broken) != 0) *p.broken = true;
   };
   result(dk, wk, p.K, at.scale, p.dk), result(dv, wv, p.V, 1, p.dv);
   return arena.used;
@@ -77,6 +79,7 @@ template <class Kind, bool second> size_t dense_gradient(const Problem& p, int64
   typedef typename Kind::S S;
   const bool counts = !arena.front;
   const long tiles = (p.M + LANES - 1) / LANES, parts = p.dense_M == 1 ? 1 : tiles, slice = index / parts, part = index % parts;
+  const bool often = p.M > 16;
   Slope<Kind, second> at(p, false, arena);
   S* sums = arena.take<S>(p.N * LANES);
   const Arena rest = arena;
@@ -86,7 +89,7 @@ template <class Kind, bool second> size_t dense_gradient(const Problem& p, int64
       const long g = h / (p.H / p.G);
       if (p.slice[b * p.H + h] != slice && !counts) continue;
       arena = rest;
-      const auto keys = [&](const Sequence& t, long features) { return Keys<Kind>::of(t, b, g, 0, p.N, features, false, arena); };
+      const auto keys = [&](const Sequence& t, long features) { return Keys<Kind>::of(t, b, g, 0, p.N, features, false, often, arena); };
       const auto k = keys(p.x.k, p.K), v = keys(p.x.v, p.V), tk = keys(p.u.k, p.K), tv = keys(p.u.v, p.V);
       if (counts) return arena.used;
       Tile<Kind> tile(p, b, g);
@@ -95,8 +98,7 @@ template <class Kind, bool second> size_t dense_gradient(const Problem& p, int64
         at.begin(tile);
         for (long n = tile.first; n < tile.last; n += BLOCK) {
           tile.find(n, std::min(n + BLOCK, tile.last));
-          for (int i = 0; i < tile.found; i++) {
-            const Run& r = tile.runs[i];
+          for (const Run& r : tile) {
             at.run(tile, r, n, k, v, tk, tv);
             for (int j = r.at; j < r.at + r.rows; j++)
               for (int u = r.v0; u < r.v1; u++) {
@@ -112,6 +114,7 @@ template <class Kind, bool second> size_t dense_gradient(const Problem& p, int64
     const long row = p.dense_M == 1 ? 0 : part * LANES + i;
     for (long n = 0; n < p.N; n++) {
       S& to = result[row * p.dense_N + (p.dense_N == 1 ? 0 : n)];
+      if (sums[n * LANES + i] - sums[n * LANES + i] != 0) *p.broken = true;
       to = (i && p.dense_M == 1) || (n && p.dense_N == 1) ? to + sums[n * LANES + i] : sums[n * LANES + i];
     }
   }

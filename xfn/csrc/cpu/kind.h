@@ -8,6 +8,7 @@ template <class T_, class S_> struct Numbers {  // each widened to one word
   typedef S_ S;
   static constexpr int PAIR = 1;
   static constexpr bool in_place = std::is_same_v<T, S>;
+  static constexpr int degree = sizeof(T) == 2 ? 4 : 5;  // of the polynomial in exp2
   static INLINE Vec<S> mac(Vec<S> a, Vec<S> b, Vec<S> c) { return a * b + c; }
   static INLINE Vec<S> words(const T* p, int count) { return widen(p, count); }
 };
@@ -18,6 +19,7 @@ struct Pairs {  // of bfloat16, multiplied and summed two by two
   typedef float S;
   static constexpr int PAIR = 2;
   static constexpr bool in_place = true;
+  static constexpr int degree = 4;
   static INLINE Vec<S> mac(Vec<S> a, Vec<S> b, Vec<S> c) { return (Vec<S>)_mm512_dpbf16_ps((__m512)c, (__m512bh)(__m512)a, (__m512bh)(__m512)b); }
   static INLINE Vec<S> words(const T* p, int count) {
     if (count >= 2 * L<S>) return load((const S*)p);
@@ -25,6 +27,11 @@ struct Pairs {  // of bfloat16, multiplied and summed two by two
     std::memcpy(row, p, count * sizeof(T));
     return load((const S*)row);
   }
+  static INLINE Vec<S> pair(Vec<S> a, Vec<S> b) {  // word i holds a[i] and b[i]
+    const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+    return (Vec<S>)(__m512)_mm512_permutexvar_epi16(order, (__m512i)_mm512_cvtne2ps_pbh((__m512)b, (__m512)a));
+  }
+  static INLINE void narrow(Vec<S> v, S* row, long at) { _mm256_storeu_si256((__m256i*)((bf16*)row + at), (__m256i)_mm512_cvtneps_pbh((__m512)v)); }
 };
 #endif
 
@@ -73,11 +80,13 @@ template <class Kind> struct Keys {
   const S* pairs_at(long n) const { return columns + (n - first) / Kind::PAIR * column; }
   long words() const { return (features + Kind::PAIR - 1) / Kind::PAIR; }
 
-  // Keys [n0, n1); n0 is even. `by_key`: words by key are needed too.
-  static Keys of(const Sequence& t, long b, long g, long n0, long n1, long features, bool by_key, Arena& arena) {
+  // Keys [n0, n1); n0 is even. `by_key`: words by key are needed too. `often`: they are read by many queries, so that
+  // rows far apart, which fall into few sets of a cache, are better brought together.
+  static Keys of(const Sequence& t, long b, long g, long n0, long n1, long features, bool by_key, bool often, Arena& arena) {
     Keys k;
     k.first = n0, k.features = features;
-    const bool absent = !t.data, even = features % Kind::PAIR == 0 && t.length % Kind::PAIR == 0;
+    const bool absent = !t.data, apart = often && t.length != features;
+    const bool even = features % Kind::PAIR == 0 && t.length % Kind::PAIR == 0 && !apart;
     const T* from = absent ? nullptr : (const T*)t.data + t.batch[b] + g * t.head + n0 * t.length;
     const long words = k.words(), width = up(features, L<S>);
     S* rows = Kind::in_place && even ? nullptr : arena.take<S>((n1 - n0) * (Kind::PAIR == 1 ? width : words));
@@ -107,30 +116,8 @@ template <class Kind> struct Keys {
   }
 };
 
-#ifdef AVX512BF16
-// Weights [key][lane] as pairs of lanes in a row, and as pairs of keys in a lane.
-INLINE void by_lane(const float* from, long keys, long v0, long v1, float* to) {
-  for (long n = 0; n < keys; n++)
-    for (long v = v0; v < v1; v++) {
-      const auto half = (__m256i)_mm512_cvtneps_pbh((__m512)load(from + n * LANES + v * 16));
-      _mm256_storeu_si256((__m256i*)((bf16*)(to + n * LANES / 2) + v * 16), half);
-    }
-}
-INLINE void by_key(const float* from, long keys, long v0, long v1, float* to) {
-  const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
-  for (long n = 0; n < keys; n += 2)
-    for (long v = v0; v < v1; v++) {
-      const Vec<float> a = load(from + n * LANES + v * 16), b = n + 1 < keys ? load(from + (n + 1) * LANES + v * 16) : Vec<float>{};
-      const auto pairs = (__m512i)_mm512_cvtne2ps_pbh((__m512)b, (__m512)a);
-      store(to + n / 2 * LANES + v * 16, (Vec<float>)(__m512)_mm512_permutexvar_epi16(order, pairs));
-    }
-}
-#else
-template <class S> INLINE void by_lane(const S*, long, long, long, S*) {}
-template <class S> INLINE void by_key(const S*, long, long, long, S*) {}
-#endif
-
-// A matrix [key][lane] of weights, and the two forms of it; without pairs all three are one.
+// A matrix [key][lane] of weights and what products take: pairs of lanes in a row, and pairs of keys in a lane. Without
+// pairs all three are one.
 template <class Kind> struct Weights {
   typedef typename Kind::S S;
   S *numbers, *lanes, *keys;
@@ -141,8 +128,20 @@ template <class Kind> struct Weights {
     if (Kind::PAIR == 2 && as_keys) keys = arena.take<S>(up(block, 2) * LANES / 2);
   }
   S* row(long n) const { return numbers + n * LANES; }
-  void pack_lanes(long n, long count, long v0, long v1) const { if constexpr (Kind::PAIR == 2) by_lane(row(n), count, v0, v1, lanes + n * LANES / 2); }
-  void pack_keys(long n, long count, long v0, long v1) const { if constexpr (Kind::PAIR == 2) by_key(row(n), count, v0, v1, keys + n / 2 * LANES); }
+  // Rows n and, if there are two, n + 1, in the forms that there are.
+  INLINE void put(long n, long at, Vec<S> a, Vec<S> b, bool two) const {
+    if (lanes == numbers && keys == numbers) {
+      store(row(n) + at, a);
+      if (two) store(row(n + 1) + at, b);
+    }
+    if constexpr (Kind::PAIR == 2) {
+      if (lanes != numbers) {
+        Kind::narrow(a, lanes + n * LANES / 2, at);
+        if (two) Kind::narrow(b, lanes + (n + 1) * LANES / 2, at);
+      }
+      if (keys != numbers) store(keys + n / 2 * LANES + at, Kind::pair(a, b));
+    }
+  }
 };
 
 }  // namespace

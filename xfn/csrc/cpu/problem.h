@@ -3,6 +3,7 @@
 // Strides count elements; the last dim of every tensor but dense is contiguous. A batch is flat: `batch[b]` is where
 // example b begins, so a tensor that broadcasts, or whose batch dims do not collapse, needs no copy.
 #pragma once
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 
@@ -67,6 +68,7 @@ struct Problem {
   const int64_t* slice;     // share a slice, slice[b * H + h]
   int64_t slices, dense_M, dense_N;
   void *lse, *slopes;       // in the dtype of sums; slopes one per query, [B, H, M]
+  std::atomic<bool>* broken;  // set where a result is not finite
   int64_t chunks;           // into which the tiles of a head are cut, one task each
 };
 

@@ -100,27 +100,38 @@ template <class Kind, bool second> struct Slope {
       const Vec<S> l2 = load(lse2 + at), de = load(delta + at), tde = load(tdelta + at), mu = load(mean + at);
       const Vec<S> query = tile.queries(u);
       Vec<S> bend = load(slope + at);
-      for (int j = r.at; j < r.at + r.rows; j++) {
+      struct Row { Vec<S> P{}, dS{}, C{}, Z{}; };
+      const auto compute = [&](int j) INLINE_LAMBDA {
         const long o = j * LANES + at;
         const Vec<S> s = load(P.numbers + o);
-        Vec<S> e = exp2v(s * c - l2);
+        Vec<S> e = exp2v<Kind::degree, true>(s * c - l2);
         if (strict) e = s == -infinity<S> ? Vec<S>{} : e;
         const Vec<S> keeps = kept ? load(kept + o) * grow : splat<S>(1);
         Vec<S> slant = e * ((dout ? load(Y.numbers + o) * keeps : Vec<S>{}) - de);
         if (strict) slant = s == -infinity<S> ? Vec<S>{} : slant;
-        store(P.numbers + o, e * keeps);
-        store(dS.numbers + o, slant);
+        Row row{e * keeps, slant};
         if (second) {
           const Vec<S> turn = moves ? load(C.numbers + o) - mu : Vec<S>{};
-          Vec<S> bent = e * keeps * turn;
-          slant = slant * turn + e * ((turns ? load(Z.numbers + o) * keeps : Vec<S>{}) - tde);
-          if (strict) slant = s == -infinity<S> ? Vec<S>{} : slant, bent = s == -infinity<S> ? Vec<S>{} : bent;
-          store(C.numbers + o, bent);
-          store(Z.numbers + o, slant);
+          row.C = row.P * turn;
+          row.Z = slant * turn + e * ((turns ? load(Z.numbers + o) * keeps : Vec<S>{}) - tde);
+          if (strict) row.Z = s == -infinity<S> ? Vec<S>{} : row.Z, row.C = s == -infinity<S> ? Vec<S>{} : row.C;
         }
-        const Vec<S> gap = query - (S)(n + j);
-        if (p.slopes) bend -= slant * (gap > 0 ? gap : -gap);
+        if (p.slopes) {
+          const Vec<S> gap = query - (S)(n + j);
+          bend -= (second ? row.Z : row.dS) * (gap > 0 ? gap : -gap);
+        }
+        return row;
+      };
+      const auto put = [&](int j, const Row& a, const Row& b, bool two) INLINE_LAMBDA {
+        P.put(j, at, a.P, b.P, two), dS.put(j, at, a.dS, b.dS, two);
+        if (second) C.put(j, at, a.C, b.C, two), Z.put(j, at, a.Z, b.Z, two);
+      };
+      int j = r.at;
+      for (; j + 1 < r.at + r.rows; j += 2) {
+        const Row a = compute(j), b = compute(j + 1);
+        put(j, a, b, true);
       }
+      if (j < r.at + r.rows) put(j, compute(j), Row{}, false);
       store(slope + at, bend);
     }
   }

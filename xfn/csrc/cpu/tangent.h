@@ -12,6 +12,7 @@ template <class Kind, bool second> size_t tangent(const Problem& p, int64_t inde
   typedef typename Kind::S S;
   const bool counts = !arena.front;
   const Task task = Task::of<Kind>(p, index);
+  const bool often = p.H / p.G * p.M > 16;
   Tile<Kind> tile(p, task.b, task.g);
   const Operands none{}, &w = second ? p.w : none;
   const auto lanes = [&](const Sequence& t) { return t.data ? arena.take<S>((p.K + 1) * LANES) : nullptr; };
@@ -20,7 +21,7 @@ template <class Kind, bool second> size_t tangent(const Problem& p, int64_t inde
   S* kept = p.key ? arena.take<S>(BLOCK * LANES) : nullptr;
   S* o = arena.take<S>(p.V * LANES);
   const auto [n0, n1] = counts ? std::pair<long, long>(0, p.N) : task.keys(p, tile);
-  const auto keys = [&, n0 = n0, n1 = n1](const Sequence& t, long features, bool by_key) { return Keys<Kind>::of(t, task.b, task.g, n0, n1, features, by_key, arena); };
+  const auto keys = [&, n0 = n0, n1 = n1](const Sequence& t, long features, bool by_key) { return Keys<Kind>::of(t, task.b, task.g, n0, n1, features, by_key, often, arena); };
   const auto k = keys(p.x.k, p.K, false), uk = keys(p.u.k, p.K, false), wk = keys(w.k, p.K, false);
   const auto v = keys(p.x.v, p.V, true), uv = keys(p.u.v, p.V, true), wv = keys(w.v, p.V, true);
   if (counts) return arena.used;
@@ -44,8 +45,7 @@ template <class Kind, bool second> size_t tangent(const Problem& p, int64_t inde
 
     for (long n = tile.first; n < tile.last; n += BLOCK) {
       tile.find(n, std::min(n + BLOCK, tile.last));
-      for (int i = 0; i < tile.found; i++) {
-        const Run& r = tile.runs[i];
+      for (const Run& r : tile) {
         const long width = (r.v1 - r.v0) * L<S>, l0 = r.v0 * L<S>, key = n + r.at;
         const auto product = [&](const Keys<Kind>& a, const S* b, S* to, bool add) {
           if (!a || !b) return add;
@@ -70,26 +70,34 @@ template <class Kind, bool second> size_t tangent(const Problem& p, int64_t inde
           const long at = u * L<S>;
           const Vec<S> l2 = load(lse2 + at), m1 = load(mu + at), m2 = load(mw + at);
           Vec<S> sum = load(mean + at);
-          for (int j = r.at; j < r.at + r.rows; j++) {
+          struct Row { Vec<S> P{}, U{}, W{}; };
+          const auto compute = [&](int j) INLINE_LAMBDA {
             const long a = j * LANES + at;
-            const Vec<S> e = exp2v(load(P.numbers + a) * c - l2), d = kept ? e * load(kept + a) * grow : e;
-            Vec<S> turn = load(U.numbers + a);
-            if (second) {
-              const Vec<S> one = turn - m1, two = load(W.numbers + a) - m2;
-              turn = one * two + (bent ? load(T.numbers + a) * scale : Vec<S>{});
-              store(U.numbers + a, d * one), store(W.numbers + a, d * two);
+            const Vec<S> e = exp2v<Kind::degree, true>(load(P.numbers + a) * c - l2), d = kept ? e * load(kept + a) * grow : e;
+            const Vec<S> turn = load(U.numbers + a);
+            if (!second) {
               sum += e * turn;
-              store(P.numbers + a, d * turn);
-            } else {
-              sum += e * turn;
-              store(U.numbers + a, d * turn), store(P.numbers + a, d);
+              return Row{d, d * turn};
             }
+            const Vec<S> one = turn - m1, two = load(W.numbers + a) - m2;
+            const Vec<S> bend = one * two + (bent ? load(T.numbers + a) * scale : Vec<S>{});
+            sum += e * bend;
+            return Row{d * bend, d * one, d * two};
+          };
+          const auto put = [&](int j, const Row& a, const Row& b, bool two) INLINE_LAMBDA {
+            P.put(j, at, a.P, b.P, two), U.put(j, at, a.U, b.U, two);
+            if (second) W.put(j, at, a.W, b.W, two);
+          };
+          int j = r.at;
+          for (; j + 1 < r.at + r.rows; j += 2) {
+            const Row a = compute(j), b = compute(j + 1);
+            put(j, a, b, true);
           }
+          if (j < r.at + r.rows) put(j, compute(j), Row{}, false);
           store(mean + at, sum);
         }
         const auto mix = [&](const Keys<Kind>& a, const Weights<Kind>& b) {
           if (!a) return;
-          b.pack_keys(r.at, r.rows, r.v0, r.v1);
           gemm<Kind>(a.pairs_at(key), 1, a.column, b.keys + r.at / Kind::PAIR * LANES + l0, LANES, (r.rows + Kind::PAIR - 1) / Kind::PAIR, o + l0, LANES, p.V, width, true);
         };
         if (second) mix(v, P), mix(wv, U), mix(uv, W);

@@ -37,10 +37,13 @@ template <class Kind> struct Tile {
   void set_rows(long start, long end) {
     const long R = p.H / p.G;
     count = (int)std::min<long>(LANES, end - start), vectors = (count + L<S> - 1) / L<S>;
+    long query = start % p.M, head = g * R + start / p.M;
+    for (int i = 0; i < LANES; i++) {
+      m[i] = (int)query, h[i] = (int)head;
+      if (i + 1 < count && ++query == p.M) query = 0, head++;
+    }
     first = p.N, last = 0;
     for (int i = 0; i < LANES; i++) {
-      const long row = start + std::min(i, count - 1);
-      m[i] = (int)(row % p.M), h[i] = (int)(g * R + row / p.M);
       long from = p.lo.data ? p.lo.data[p.lo.batch[b] + m[i] * p.lo.query] : 0;
       long to = p.hi.data ? p.hi.data[p.hi.batch[b] + m[i] * p.hi.query] : p.N;
       from = std::max(from, 0l), to = std::max(from, std::min(to, (long)p.N));
@@ -59,6 +62,9 @@ template <class Kind> struct Tile {
         }
     }
   }
+
+  const Run* begin() const { return runs; }
+  const Run* end() const { return runs + found; }
 
   // The runs of keys [n0, n1).
   void find(long n0, long n1) {
@@ -117,11 +123,17 @@ template <class Kind> struct Tile {
   // sum over features of a ∘ b, a number a lane, added to `to`.
   void dot(const Sequence& a, const Sequence& c, long features, S* to) const {
     if (!a.data || !c.data) return;
-    for (int i = 0; i < count; i++) {
-      const T *x = row(a, i), *y = row(c, i);
-      Vec<S> sum{};
-      for (long f = 0; f < features; f += L<S>) sum += widen(x + f, (int)(features - f)) * widen(y + f, (int)(features - f));
-      to[i] += total<S>(sum);
+    for (int v = 0; v < vectors; v++) {
+      Vec<S> r[L<S>];
+      for (int i = 0; i < L<S>; i++) {
+        const T *x = row(a, v * L<S> + i), *y = row(c, v * L<S> + i);
+        r[i] = Vec<S>{};
+        for (long f = 0; x && f < features; f += L<S>) r[i] += widen(x + f, (int)(features - f)) * widen(y + f, (int)(features - f));
+      }
+      transpose<S>(r);
+      Vec<S> sum = load(to + v * L<S>);
+      for (int i = 0; i < L<S>; i++) sum += r[i];
+      store(to + v * L<S>, sum);
     }
   }
 
@@ -183,11 +195,15 @@ template <class Kind> struct Tile {
 
   // [features][LANES] to the rows of a result [B, M, H, features], each lane times its factor.
   void write(const S* from, long features, const S* factor, void* result) const {
+    Vec<S> broken{};
     for (int v = 0; v < vectors; v++) {
       const Vec<S> times = load(factor + v * L<S>);
       for (long f = 0; f < features; f += L<S>) {
         Vec<S> r[L<S>];
-        for (int i = 0; i < L<S>; i++) r[i] = f + i < features ? load(from + (f + i) * LANES + v * L<S>) * times : Vec<S>{};
+        for (int i = 0; i < L<S>; i++) {
+          r[i] = f + i < features ? load(from + (f + i) * LANES + v * L<S>) * times : Vec<S>{};
+          broken += r[i] - r[i];
+        }
         transpose<S>(r);
         for (int i = 0; i < L<S> && v * L<S> + i < count; i++) {
           const int lane = v * L<S> + i;
@@ -195,10 +211,16 @@ template <class Kind> struct Tile {
         }
       }
     }
+    if (total<S>(broken) != 0) *p.broken = true;
   }
   // One number a lane to a result [B, H, M].
   void write(const S* from, void* result) const {
     for (int i = 0; i < count; i++) ((S*)result)[(b * p.H + h[i]) * p.M + m[i]] = from[i];
+  }
+  bool finite(const S* x) const {
+    S sum = 0;
+    for (int i = 0; i < count; i++) sum += x[i] - x[i];
+    return sum == 0;
   }
 
  private:

@@ -2,6 +2,7 @@
 #pragma once
 
 #define INLINE inline __attribute__((always_inline))
+#define INLINE_LAMBDA __attribute__((always_inline))
 
 namespace {
 
@@ -21,7 +22,7 @@ template <class To, class From> INLINE To cast(From from) {
 }
 template <class S> INLINE Vec<S> load(const S* p) { Vec<S> v; std::memcpy(&v, p, sizeof v); return v; }
 template <class S> INLINE void store(S* p, Vec<S> v) { std::memcpy(p, &v, sizeof v); }
-template <class S> INLINE Vec<S> splat(S x) { return Vec<S>{} + x; }
+template <class S> INLINE Vec<S> splat(S x) { return x - Vec<S>{}; }  // x - 0 is x, and costs nothing; x + 0 is not
 template <class V> INLINE V larger(V a, V b) { return a > b ? a : b; }
 template <class S> constexpr S infinity = std::numeric_limits<S>::infinity();
 
@@ -32,26 +33,27 @@ template <class S> INLINE S total(Vec<S> v) {
   return sum;
 }
 
-// 2ˣ to 2e-9 before rounding: a minimax polynomial of degree 6 on [-1/2, 1/2], and the exponent's bits; 0 far below 2⁻¹²⁶.
-INLINE Vec<float> exp2v(Vec<float> x) {
+// 2ˣ, by a minimax polynomial on [-1/2, 1/2] and the exponent's bits: to 9e-8 of degree 5, to 2.8e-6 of degree 4,
+// which half types do not see, and exact at 0. Without the guard, −∞ gives NaN, and large negative numbers still 0.
+template <int degree, bool guard> INLINE Vec<float> exp2v(Vec<float> x) {
+  constexpr std::array<float, 6> c = degree == 5
+      ? std::array{1.f, .6931469776f, .2402224208f, 5.550733750e-2f, 9.671513044e-3f, 1.326472606e-3f}
+      : std::array{1.f, .6931241928f, .2402409865f, 5.590642891e-2f, 9.582852403e-3f, 0.f};
 #ifdef AVX512
-  const __m512 t = _mm512_max_ps(_mm512_set1_ps(-200), (__m512)x), power = _mm512_roundscale_ps(t, 0);  // a NaN stays one
-  const Vec<float> f = (Vec<float>)_mm512_sub_ps(t, power);
+  const __m512 t = guard ? _mm512_max_ps(_mm512_set1_ps(-200), (__m512)x) : (__m512)x;  // a NaN stays one
+  const __m512 whole = _mm512_roundscale_ps(t, 0);
+  const Vec<float> f = (Vec<float>)_mm512_sub_ps(t, whole);
 #else
   Vec<float> t = x > -127.f ? x : splat(-127.f);
   t = t < 128.f ? t : splat(128.f);
   const Vec<int32_t> power = __builtin_convertvector(t + (t < 0.f ? splat(-.5f) : splat(.5f)), Vec<int32_t>);
   const Vec<float> f = t - __builtin_convertvector(power, Vec<float>);
 #endif
-  Vec<float> p = splat(1.534580789e-4f);
-  p = p * f + 1.339993157e-3f;
-  p = p * f + 9.618488976e-3f;
-  p = p * f + 5.550328776e-2f;
-  p = p * f + 2.402264689e-1f;
-  p = p * f + 6.931472057e-1f;
-  p = p * f + 1.f;
+  Vec<float> p = splat(c[degree]);
+#pragma GCC unroll 8
+  for (int i = degree - 1; i >= 0; i--) p = p * f + c[i];
 #ifdef AVX512
-  return (Vec<float>)_mm512_scalef_ps((__m512)p, power);
+  return (Vec<float>)_mm512_scalef_ps((__m512)p, whole);
 #else
   const Vec<int32_t> half = power >> 1;  // in two steps, for 2¹²⁸ overflows and 2⁻¹²⁷ has no exponent
   const Vec<float> a = cast<Vec<float>>((half + 127) << 23), b = cast<Vec<float>>((power - half + 127) << 23);
@@ -59,8 +61,20 @@ INLINE Vec<float> exp2v(Vec<float> x) {
   return x != x ? x : y;
 #endif
 }
-INLINE Vec<double> exp2v(Vec<double> x) {
+template <int, bool> INLINE Vec<double> exp2v(Vec<double> x) {
   for (int i = 0; i < L<double>; i++) x[i] = std::exp2(x[i]);
+  return x;
+}
+
+// log x of positive normal numbers, by the odd series of (m − 1) / (m + 1) with m in [1/√2, √2).
+INLINE Vec<float> logv(Vec<float> x) {
+  const Vec<int32_t> b = cast<Vec<int32_t>>(x), e = (b - 0x3f3504f3) >> 23;
+  const Vec<float> m = cast<Vec<float>>(b - (e << 23)), t = (m - 1.f) / (m + 1.f), q = t * t;
+  const Vec<float> y = t * (2.f + q * (2 / 3.f + q * (2 / 5.f + q * (2 / 7.f + q * (2 / 9.f)))));
+  return x - x + (__builtin_convertvector(e, Vec<float>) * .6931471806f + y);
+}
+INLINE Vec<double> logv(Vec<double> x) {
+  for (int i = 0; i < L<double>; i++) x[i] = std::log(x[i]);
   return x;
 }
 

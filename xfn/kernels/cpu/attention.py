@@ -1,22 +1,26 @@
 """Attention in C++, every member of the family: see xfn/csrc/cpu.
 
-Kernels take clean numbers. Behind a mask, a key or a query that is not finite is made zero before, and marked with a
-NaN that is added to the logits of those it meets; a mask hides the mark as it hides all else.
+Zero times NaN is NaN, so a key or a query that is not finite would pass a mask. That it did can be seen in the results;
+then the call is made again, with zeros in its place, and with marks: NaNs that are added to the logits of those it
+meets, and that a mask hides as it hides all else.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import reduce
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..._core.dispatch import Call
-from ..._core.kinds import finite, wide
+from ..._core.kinds import wide
 from ..._core.philox import threshold
 from .library import isa
 
 Maybe = Tensor | None
 Group = Sequence[Maybe]
+Groups = Sequence[Group]
+Results = Sequence[Any]
 
 isa()
 OPS = torch.ops.xfn_cpu
@@ -27,53 +31,66 @@ def supports(call: Call) -> list[str]:
     return [] if device == "cpu" else [f"it runs on the cpu, not on {device}"]
 
 
-def forward(x: Group, c: Group, *, p: float, scale: float) -> tuple[Tensor, Tensor]:
-    (x,), _, marks = _clean(c, [x], [])
-    return OPS.attention_forward(*_wide(x, x), *c, *marks, scale, _threshold(c, p))  # type: ignore[no-any-return]
+def forward(x: Group, c: Group, *, p: float, scale: float) -> Sequence[Tensor]:
+    call = lambda x, y, marks: OPS.attention_forward(*_wide(x[0], x[0]), *c, *marks, scale, _threshold(c, p))
+    return _run(call, c, [x], [])
 
 
 def backward(x: Group, c: Group, y: Group, dy: Group, needs: Sequence[bool], *, p: float, scale: float) -> list[Maybe]:
-    (x,), (y, dy), marks = _clean(c, [x], [y, dy])
-    args = (*_wide(x, x), *c, *marks, *y, *dy, scale, _threshold(c, p), _bits(needs))
-    return _fit(OPS.attention_backward(*args), x, needs)
+    def call(xs: Groups, ys: Groups, marks: Group) -> Results:
+        args = (*_wide(xs[0], xs[0]), *c, *marks, *ys[0], *ys[1], scale, _threshold(c, p), _bits(needs))
+        return OPS.attention_backward(*args)  # type: ignore[no-any-return]
+
+    return _fit(_run(call, c, [x], [y, dy]), x, needs)
 
 
-def jvp(x: Group, c: Group, y: Group, tx: Group, *, p: float, scale: float) -> tuple[Tensor, Tensor]:
-    (x, tx), (y,), marks = _clean(c, [x, tx], [y])
-    args = (*_wide(x, x), *c, *marks, *y, *_wide(tx, x), scale, _threshold(c, p))
-    return OPS.attention_jvp(*args)  # type: ignore[no-any-return]
+def jvp(x: Group, c: Group, y: Group, tx: Group, *, p: float, scale: float) -> Sequence[Tensor]:
+    def call(xs: Groups, ys: Groups, marks: Group) -> Results:
+        args = (*_wide(xs[0], xs[0]), *c, *marks, *ys[0], *_wide(xs[1], xs[0]), scale, _threshold(c, p))
+        return OPS.attention_jvp(*args)  # type: ignore[no-any-return]
+
+    return _run(call, c, [x, tx], [y])
 
 
 def hvp(
     x: Group, c: Group, y: Group, ty: Group, dy: Group, tx: Group, tdy: Group, needs: Sequence[bool],
     *, p: float, scale: float,
 ) -> list[Maybe]:  # fmt: skip
-    (x, tx), (y, ty, dy, tdy), marks = _clean(c, [x, tx], [y, ty, dy, tdy])
-    args = (*_wide(x, x), *c, *marks, *y, *ty, *dy, *_wide(tx, x), *tdy, scale, _threshold(c, p), _bits(needs))
-    return _fit(OPS.attention_hvp(*args), x, needs)
+    def call(xs: Groups, ys: Groups, marks: Group) -> Results:
+        y, ty, dy, tdy = ys
+        args = (*_wide(xs[0], xs[0]), *c, *marks, *y, *ty, *dy, *_wide(xs[1], xs[0]), *tdy)
+        return OPS.attention_hvp(*args, scale, _threshold(c, p), _bits(needs))  # type: ignore[no-any-return]
+
+    return _fit(_run(call, c, [x, tx], [y, ty, dy, tdy]), x, needs)
 
 
 def jvp2(
     x: Group, c: Group, y: Group, uy: Group, wy: Group, ux: Group, wx: Group, *, p: float, scale: float
-) -> tuple[Tensor, Tensor]:
-    (x, ux, wx), (y, uy, wy), marks = _clean(c, [x, ux, wx], [y, uy, wy])
-    args = (*_wide(x, x), *c, *marks, *y, *uy, *wy, *_wide(ux, x), *_wide(wx, x), scale, _threshold(c, p))
-    return OPS.attention_jvp2(*args)  # type: ignore[no-any-return]
+) -> Sequence[Tensor]:
+    def call(xs: Groups, ys: Groups, marks: Group) -> Results:
+        tangents = (*_wide(xs[1], xs[0]), *_wide(xs[2], xs[0]))
+        args = (*_wide(xs[0], xs[0]), *c, *marks, *(t for y in ys for t in y), *tangents, scale, _threshold(c, p))
+        return OPS.attention_jvp2(*args)  # type: ignore[no-any-return]
+
+    return _run(call, c, [x, ux, wx], [y, uy, wy])
 
 
-def _clean(c: Group, xs: list[Group], ys: list[Group]) -> tuple[list[Group], list[Group], tuple[Maybe, Maybe]]:
-    """x and its tangents, y and its tangents and cotangents, all finite, and the marks of queries and of keys."""
-    if all(t is None for t in (xs[0][3], *c[:2])):
-        return xs, ys, (None, None)
+def _run(call: Callable[[Groups, Groups, Group], Results], c: Group, xs: Groups, ys: Groups) -> list[Tensor]:
+    """The results of a call; of a clean one, where a mask is to hide what is not finite."""
+    *found, broken = call(xs, ys, (None, None))
+    if broken and any(t is not None for t in (xs[0][3], *c[:2])):
+        *found, _ = call(*_clean(xs, ys))
+    return found
+
+
+def _clean(xs: Groups, ys: Groups) -> tuple[Groups, Groups, Group]:
+    """x and its tangents, y and its tangents and cotangents, with zeros for what is not finite; and the marks."""
     queries = [t for group in (*xs, *ys) if (t := group[0]) is not None]
     keys = [t for group in xs for t in group[1:3] if t is not None]
-    moves = [t for group in (*(x[3:] for x in xs[1:]), *(y[1:] for y in ys[1:])) for t in group if t is not None]
-    if finite(*queries, *keys, *moves):
-        return xs, ys, (None, None)
     spoilt, unsound = (reduce(torch.logical_or, (~t.isfinite().all(-1) for t in ts)) for ts in (queries, keys))
     marks = [torch.where(bad, torch.nan, 0.0).to(wide(queries[0].dtype)).mT.contiguous() for bad in (spoilt, unsound)]
     xs = [[_zero(x[0], spoilt), _zero(x[1], unsound), _zero(x[2], unsound), *x[3:]] for x in xs]
-    return xs, [[_zero(y[0], spoilt), *y[1:]] for y in ys], (marks[0], marks[1])
+    return xs, [[_zero(y[0], spoilt), *y[1:]] for y in ys], marks
 
 
 def _zero(t: Maybe, where: Tensor) -> Maybe:
