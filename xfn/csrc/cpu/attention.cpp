@@ -139,35 +139,34 @@ struct Call {
     const Tensor scratch = ts::new_empty(q, {workers * size}, ScalarType::Byte);
     char* memory = (char*)scratch.mutable_data_ptr();
     std::atomic<int64_t> next{0}, worker{0};
+    const int64_t some = std::clamp<int64_t>(tasks / (threads * 8), 1, 16);  // neighbours, for one fetches for the next
     const auto work = [&](int64_t, int64_t) {
       char* own = memory + worker++ * size;
       own += -(uintptr_t)own & 63;
-      for (int64_t task; (task = next++) < tasks;) kernels->run(p, member, task, own);
+      for (int64_t first; (first = next.fetch_add(some)) < tasks;)
+        for (int64_t task = first; task < std::min(first + some, tasks); task++) kernels->run(p, member, task, own);
     };
     if (workers == 1) work(0, 1);
     else ts::parallel_for(0, workers, 1, work);
   }
 
-  // The gradient of the dense bias, in its own shape; examples and heads that share a slice of it are summed.
-  Tensor dense(const Tensor& t, xfn::Member member) {
+  // A place for the gradient of the dense bias, in its own shape; examples and heads that share a slice are summed.
+  Shape slice;
+  Tensor dense(const Tensor& t) {
     const bool wide = q.scalar_type() == ScalarType::Double;
-    Shape shape(t.sizes().begin(), t.sizes().end());
+    const Shape shape(t.sizes().begin(), t.sizes().end());
     Tensor sum = ts::new_empty(q, shape, wide ? ScalarType::Double : ScalarType::Float);
-    const int64_t own = t.dim() - 3, heads = t.size(-3);
-    Shape slice(p.B * p.H, 0);
+    const int64_t own = t.dim() - 3, heads = t.size(-3), pairs = p.B * p.H;
+    slice.assign(pairs, 0);
     int64_t repeat = 1, stride = heads;
     for (int64_t i = own - 1, j = (int64_t)batch.size() - 1; i >= 0; i--, j--) {
-      for (int64_t b = 0; t.size(i) != 1 && b < p.B * p.H; b++) slice[b] += b / p.H / repeat % batch[j] * stride;
+      for (int64_t b = 0; t.size(i) != 1 && b < pairs; b++) slice[b] += b / p.H / repeat % batch[j] * stride;
       repeat *= batch[j], stride *= t.size(i);
     }
-    for (int64_t b = 0; heads != 1 && b < p.B * p.H; b++) slice[b] += b % p.H;
-    p.dense = sum.mutable_data_ptr(), p.slice = slice.data(), p.slices = stride;
-    p.dense_M = t.size(-2), p.dense_N = t.size(-1);
-    const int64_t parts = p.dense_M == 1 ? 1 : (p.M + 63) / 64;
-    if (sum.numel()) {
-      ts::zero_(sum);
-      if (p.M && p.N && p.B) run(member == xfn::Member::hvp ? xfn::Member::dense2 : xfn::Member::dense, p.slices * parts);
-    }
+    for (int64_t b = 0; heads != 1 && b < pairs; b++) slice[b] += b % p.H;
+    p.slice = slice.data(), p.slices = stride, p.dense_M = t.size(-2), p.dense_N = t.size(-1);
+    p.alone = p.slices == pairs && p.dense_M == p.M && p.dense_N == p.N;
+    if (p.lo.data || p.hi.data || !p.M || !p.N || !p.B) ts::zero_(sum);
     return sum;
   }
 };
@@ -206,8 +205,13 @@ Five inward(Call& call, xfn::Member member, const Maybe& bias, int64_t need) {
   p.dq = need & 1 ? dq.mutable_data_ptr() : nullptr, p.dk = need & 2 ? dk.mutable_data_ptr() : nullptr;
   p.dv = need & 4 ? dv.mutable_data_ptr() : nullptr, p.slopes = need & 16 ? slopes.mutable_data_ptr() : nullptr;
   if (!p.M) ts::zero_(dk), ts::zero_(dv);  // no tile will
-  if (need & ~8) call.run(member);
-  Tensor dense = need & 8 ? call.dense(*bias, member) : call.none();
+  Tensor dense = need & 8 ? call.dense(*bias) : call.none();
+  if (need & 8 && p.alone) p.dense = dense.mutable_data_ptr();
+  if (need & ~8 || p.dense) call.run(member);
+  if (need & 8 && !p.alone && p.M && p.N && p.B) {
+    p.dense = dense.mutable_data_ptr();
+    call.run(member == xfn::Member::hvp ? xfn::Member::dense2 : xfn::Member::dense, p.slices * (p.dense_M == 1 ? 1 : (p.M + 63) / 64));
+  }
   return {dq, dk, dv, dense, slopes, call.broken};
 }
 

@@ -17,6 +17,19 @@ struct Task {
     const long all = tiles<Kind>(p), chunk = task % p.chunks, head = task / p.chunks;
     return {head / p.G, head % p.G, all * chunk / p.chunks, all * (chunk + 1) / p.chunks};
   }
+  // The next task's tensors, where they are small.
+  template <class Kind> static Ahead ahead(const Problem& p, int64_t next) {
+    Ahead ahead;
+    const long rows = p.H / p.G * p.M, size = sizeof(typename Kind::T);
+    if (next >= p.B * p.G * p.chunks || p.N * (p.K + p.V) * size > 65536 || rows * (p.K + p.V) * size > 65536) return ahead;
+    const Task task = of<Kind>(p, next);
+    const long h = task.g * (p.H / p.G), b = task.b;
+    ahead.add<Kind>(p.x.k, b, task.g, p.N, p.K), ahead.add<Kind>(p.x.v, b, task.g, p.N, p.V), ahead.add<Kind>(p.x.q, b, h, p.M, p.K);
+    ahead.add<Kind>(p.dy.out, b, h, p.M, p.V), ahead.add<Kind>(p.y.out, b, h, p.M, p.V);
+    ahead.add(p.out, size, (b * p.M * p.H + h) * p.V, p.H * p.V, p.M, p.V), ahead.add(p.dq, size, (b * p.M * p.H + h) * p.K, p.H * p.K, p.M, p.K);
+    ahead.add(p.dk, size, (b * p.N * p.G + task.g) * p.K, p.G * p.K, p.N, p.K), ahead.add(p.dv, size, (b * p.N * p.G + task.g) * p.V, p.G * p.V, p.N, p.V);
+    return ahead;
+  }
   template <class Kind> std::pair<long, long> keys(const Problem& p, Tile<Kind>& tile) const {
     if (!p.lo.data && !p.hi.data) return {0, p.N};
     long first = p.N, last = 0;
@@ -49,6 +62,7 @@ template <class Kind> size_t forward(const Problem& p, int64_t index, Arena aren
   const bool biased = x.dense.data || x.slopes.data || x.spoilt.data || p.scale <= 0;
   const S c = biased ? (S)LOG2E : (S)(p.scale * LOG2E);
 
+  Ahead ahead = Task::ahead<Kind>(p, index + 1);
   for (long t = task.t0; t < task.t1; t++) {
     tile.set(t);
     tile.pack_lanes(x.q, p.K, q);
@@ -62,11 +76,13 @@ template <class Kind> size_t forward(const Problem& p, int64_t index, Arena aren
         if (biased) tile.add(x, (S)p.scale, w.numbers, r, n);
         if (r.masked) tile.mask(w.numbers, r, n);
         if (kept) tile.keep(kept, r, n);
+        ahead.go(r.rows);
       }
 
       bool moved = false, guard = biased;
       for (const Run& r : tile) guard |= r.masked;
       for (int u = 0; u < tile.vectors; u++) {
+        ahead.go(32);
         S* const at = w.numbers + u * L<S>;
         const Vec<S> old = load(top + u * L<S>);
         Vec<S> most = old;

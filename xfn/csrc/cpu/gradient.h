@@ -25,6 +25,7 @@ template <class Kind, bool second> size_t gradient(const Problem& p, int64_t ind
   if (dk) std::memset(dk, 0, (n1 - n0) * wk * sizeof(S));
   if (dv) std::memset(dv, 0, (n1 - n0) * wv * sizeof(S));
 
+  Ahead ahead = Task::ahead<Kind>(p, index + 1);
   for (long t = task.t0; t < task.t1; t++) {
     tile.set(t);
     at.begin(tile);
@@ -34,6 +35,8 @@ template <class Kind, bool second> size_t gradient(const Problem& p, int64_t ind
       for (const Run& r : tile) {
         const long lanes = (r.v1 - r.v0) * L<S>, l0 = r.v0 * L<S>, key = n + r.at;
         at.run(tile, r, n, k, v, tk, tv);
+        ahead.go(2 * r.rows);
+        if (p.dense) tile.lay(at.slant().numbers, r, n, (S*)p.dense);
 
         const auto to_keys = [&](const Weights<Kind>& a, const Side<Kind>& b, S* to, long width) {
           if (!to || !b) return;
@@ -41,6 +44,7 @@ template <class Kind, bool second> size_t gradient(const Problem& p, int64_t ind
         };
         to_keys(second ? at.C : at.P, at.dout, dv, wv);
         to_keys(at.slant(), at.q, dk, wk);
+        ahead.go(4 * r.rows);
         if (second) to_keys(at.P, at.tdout, dv, wv), to_keys(at.dS, at.tq, dk, wk);
 
         const auto to_queries = [&](const Weights<Kind>& b, const Keys<Kind>& a) {

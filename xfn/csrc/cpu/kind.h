@@ -50,6 +50,28 @@ struct Arena {
   }
 };
 
+// What the next task will read and write, fetched little by little while this one computes. Small heads alone: the keys
+// of a large one would be gone from the cache before they are used.
+struct Ahead {
+  struct Rows { const char* at; long step, bytes, left; } rows[10];
+  int found = 0, now = 0;
+
+  void add(const void* data, size_t size, long start, long step, long count, long features) {
+    if (data && found < 10) rows[found++] = {(const char*)data + start * size, (long)(step * size), (long)(features * size), count};
+  }
+  template <class Kind> void add(const Sequence& t, long b, long head, long count, long features) {
+    if (t.data) add(t.data, sizeof(typename Kind::T), t.batch[b] + head * t.head, t.length, count, features);
+  }
+  INLINE void go(long n) {
+    for (; n > 0 && now < found; n--) {
+      Rows& r = rows[now];
+      for (long i = 0; i < r.bytes; i += 64) __builtin_prefetch(r.at + i, 0, 2);
+      r.at += r.step;
+      if (--r.left == 0) now++;
+    }
+  }
+};
+
 // Rows of features as words of pairs of rows: word (i, f) holds f of rows 2i and 2i + 1. Without pairs, widened rows.
 template <class Kind, class T = typename Kind::T, class S = typename Kind::S>
 void interleave(const T* const* rows, long count, long features, S* to, long stride) {
@@ -121,6 +143,7 @@ template <class Kind> struct Keys {
 template <class Kind> struct Weights {
   typedef typename Kind::S S;
   S *numbers, *lanes, *keys;
+  bool read = false;  // the numbers are, too
 
   Weights(long block, bool as_lanes, bool as_keys, Arena& arena) {
     numbers = lanes = keys = arena.take<S>(block * LANES);
@@ -130,7 +153,7 @@ template <class Kind> struct Weights {
   S* row(long n) const { return numbers + n * LANES; }
   // Rows n and, if there are two, n + 1, in the forms that there are.
   INLINE void put(long n, long at, Vec<S> a, Vec<S> b, bool two) const {
-    if (lanes == numbers && keys == numbers) {
+    if (Kind::PAIR == 1 || read || (lanes == numbers && keys == numbers)) {
       store(row(n) + at, a);
       if (two) store(row(n + 1) + at, b);
     }

@@ -32,8 +32,8 @@ template <class Kind, bool second> struct Slope {
   typedef typename Kind::S S;
   const Problem& p;
   const Side<Kind> q, dout, tq, tdout;
-  const Weights<Kind> P, Y, dS;  // P: P ∘ D
-  const Weights<Kind> C, Z;      // P ∘ D ∘ c and ḋS
+  Weights<Kind> P, Y, dS;  // P: P ∘ D
+  Weights<Kind> C, Z;      // P ∘ D ∘ c and ḋS
   S* const kept;
   const bool biased, moves, turns;
   const S c, scale, grow;
@@ -57,7 +57,9 @@ template <class Kind, bool second> struct Slope {
         turns(second && (p.tdy.out.data || (p.u.v.data && p.dy.out.data))),
         c(biased ? (S)LOG2E : (S)(p.scale * LOG2E)),
         scale((S)p.scale),
-        grow((S)(1 / p.keep)) {}
+        grow((S)(1 / p.keep)) {
+    (second ? Z : dS).read = p.dense;
+  }
 
   const Weights<Kind>& slant() const { return second ? Z : dS; }
 

@@ -139,25 +139,17 @@ template <class Kind> struct Tile {
 
   // What a run's logits become: natural ones, from products of q and k.
   void add(const Operands& x, S scale, S* s, const Run& r, long n0) const {
-    const S* unsound = x.unsound.data ? (const S*)x.unsound.data + x.unsound.batch[b] + g * x.unsound.head : nullptr;
-    for (int v = r.v0; v < r.v1; v++) {
-      const Vec<S> query = queries(v), slope = numbers(x.slopes, v), spoilt = numbers(x.spoilt, v);
-      for (int n = r.at; n < r.at + r.rows; n++) {
-        S* at = s + n * LANES + v * L<S>;
-        const Vec<S> gap = query - (S)(n0 + n);
-        Vec<S> z = load(at) * scale;
-        if (x.slopes.data) z -= slope * (gap > 0 ? gap : -gap);
-        if (unsound) z += spoilt + unsound[(n0 + n) * x.unsound.length];
-        store(at, z);
-      }
+    if (x.slopes.data || x.spoilt.data || !x.dense.data) {
+      add_lines(x, scale, s, r, n0);
+      scale = 1;
     }
     if (!x.dense.data) return;
     switch (x.dense.dtype) {
-      case Dtype::f32: return add_square<float>(x.dense, s, r, n0);
-      case Dtype::f64: return add_square<double>(x.dense, s, r, n0);
-      case Dtype::bf16: return add_square<bf16>(x.dense, s, r, n0);
-      case Dtype::f16: return add_square<f16>(x.dense, s, r, n0);
-      case Dtype::boolean: return add_square<bool>(x.dense, s, r, n0);
+      case Dtype::f32: return add_square<float>(x.dense, scale, s, r, n0);
+      case Dtype::f64: return add_square<double>(x.dense, scale, s, r, n0);
+      case Dtype::bf16: return add_square<bf16>(x.dense, scale, s, r, n0);
+      case Dtype::f16: return add_square<f16>(x.dense, scale, s, r, n0);
+      case Dtype::boolean: return add_square<bool>(x.dense, scale, s, r, n0);
     }
   }
 
@@ -217,6 +209,20 @@ template <class Kind> struct Tile {
   void write(const S* from, void* result) const {
     for (int i = 0; i < count; i++) ((S*)result)[(b * p.H + h[i]) * p.M + m[i]] = from[i];
   }
+  // A run [key][lane] to its place in a result [slices, M, N], as queries by key.
+  void lay(const S* from, const Run& r, long n0, S* result) const {
+    for (int v = r.v0; v < r.v1; v++)
+      for (int n = 0; n < r.rows; n += L<S>) {
+        Vec<S> x[L<S>];
+        for (int j = 0; j < L<S>; j++) x[j] = n + j < r.rows ? load(from + (r.at + n + j) * LANES + v * L<S>) : Vec<S>{};
+        transpose<S>(x);
+        for (int i = 0; i < L<S> && v * L<S> + i < count; i++) {
+          const int lane = v * L<S> + i;
+          narrow(x[i], result + (p.slice[b * p.H + h[lane]] * p.M + m[lane]) * p.N + n0 + r.at + n, r.rows - n);
+        }
+      }
+  }
+
   bool finite(const S* x) const {
     S sum = 0;
     for (int i = 0; i < count; i++) sum += x[i] - x[i];
@@ -226,12 +232,24 @@ template <class Kind> struct Tile {
  private:
   long least_lo[VECTORS], most_lo[VECTORS], least_hi[VECTORS], most_hi[VECTORS];
 
+  // The scale, the slopes, and the marks of what is not finite.
+  void add_lines(const Operands& x, S scale, S* s, const Run& r, long n0) const {
+    const S* unsound = x.unsound.data ? (const S*)x.unsound.data + x.unsound.batch[b] + g * x.unsound.head : nullptr;
+    for (int v = r.v0; v < r.v1; v++) {
+      const Vec<S> query = queries(v), slope = numbers(x.slopes, v), spoilt = numbers(x.spoilt, v);
+      for (int n = r.at; n < r.at + r.rows; n++) {
+        S* at = s + n * LANES + v * L<S>;
+        const Vec<S> gap = query - (S)(n0 + n);
+        Vec<S> z = load(at) * scale;
+        if (x.slopes.data) z -= slope * (gap > 0 ? gap : -gap);
+        if (unsound) z += spoilt + unsound[(n0 + n) * x.unsound.length];
+        store(at, z);
+      }
+    }
+  }
+
   template <class D> static INLINE Vec<S> values(const D* d, int count) {
-    if constexpr (std::is_same_v<D, bool>) {
-      Vec<S> x{};
-      for (int i = 0; i < L<S> && i < count; i++) x[i] = d[i] ? (S)0 : -infinity<S>;
-      return x;
-    } else if constexpr (std::is_same_v<Vec<S>, decltype(widen(d))>) {
+    if constexpr (std::is_same_v<Vec<S>, decltype(widen(d))>) {
       return widen(d, count);
     } else {
       Vec<S> x{};
@@ -242,25 +260,47 @@ template <class Kind> struct Tile {
       return x;
     }
   }
+  // Bit j of each lane: whether d[j] is true, for `count` of up to 16 booleans.
+  static INLINE int flags(const bool* d, int count) {
+    uint64_t eight[2] = {};
+    std::memcpy(eight, d, std::min(count, 16));
+    constexpr uint64_t gather = 0x0102040810204080;  // byte j to bit 56 + j
+    return (int)(eight[0] * gather >> 56 | eight[1] * gather >> 56 << 8);
+  }
 
-  template <class D> void add_square(const Square& t, S* s, const Run& r, long n0) const {
+  // s · scale + t, hidden where t hides, whatever was there.
+  template <class D> void add_square(const Square& t, S scale, S* s, const Run& r, long n0) const {
+    constexpr int some = std::is_same_v<D, bool> ? 16 : L<S>;
     for (int v = r.v0; v < r.v1; v++) {
       const D* rows[L<S>];
       for (int i = 0; i < L<S>; i++)
         rows[i] = (const D*)t.data + t.batch[b] + h[v * L<S> + i] * t.head + m[v * L<S> + i] * t.query + (n0 + r.at) * t.key;
-      for (int n = 0; n < r.rows; n += L<S>) {
-        const int some = std::min(L<S>, r.rows - n);
-        Vec<S> x[L<S>];
-        for (int i = 0; i < L<S>; i++) {
-          if (t.key == 1) { x[i] = values(rows[i] + n, some); continue; }
-          D row[L<S>];
-          for (int j = 0; j < L<S>; j++) row[j] = rows[i][std::min(n + j, r.rows - 1) * t.key];
-          x[i] = values(row, some);
-        }
-        transpose<S>(x);
-        for (int j = 0; j < some; j++) {
-          S* at = s + (r.at + n + j) * LANES + v * L<S>;
-          store(at, x[j] == -infinity<S> ? x[j] : load(at) + x[j]);  // hidden, whatever was there
+      const bool alike = t.query == 0 && (t.head == 0 || h[v * L<S>] == h[v * L<S> + L<S> - 1]);
+      for (int n = 0; n < r.rows; n += some) {
+        const int count = std::min(some, r.rows - n);
+        S* const at = s + (r.at + n) * LANES + v * L<S>;
+        D far[L<S>][some];
+        const auto keys = [&](int i) -> const D* {
+          if (t.key == 1) return rows[i] + n;
+          for (int j = 0; j < count; j++) far[i][j] = rows[i][(n + j) * t.key];
+          return far[i];
+        };
+        if constexpr (std::is_same_v<D, bool>) {
+          Vec<I> seen{};
+          if (alike) seen = splat<I>(flags(keys(0), count));
+          else
+            for (int i = 0; i < L<S>; i++) seen[i] = flags(keys(i), count);
+          for (int j = 0; j < count; j++) store(at + j * LANES, (seen >> j & 1) != 0 ? load(at + j * LANES) * scale : splat(-infinity<S>));
+        } else {
+          Vec<S> x[L<S>];
+          if (alike) {
+            const Vec<S> line = values(keys(0), count);
+            for (int j = 0; j < L<S>; j++) x[j] = splat<S>(line[j]);
+          } else {
+            for (int i = 0; i < L<S>; i++) x[i] = values(keys(i), count);
+            transpose<S>(x);
+          }
+          for (int j = 0; j < count; j++) store(at + j * LANES, x[j] == -infinity<S> ? x[j] : load(at + j * LANES) * scale + x[j]);
         }
       }
     }
