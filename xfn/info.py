@@ -39,7 +39,8 @@ def lines() -> Iterator[str]:
                 yield f"    {backend:<10} no: {error}"
                 continue
             has = [member.member for member in primitive.family if hasattr(kernels, member.member)]
-            yield f"    {backend:<10} {' '.join(has)}"
+            detail = f" ({kernels.DETAIL})" if hasattr(kernels, "DETAIL") else ""
+            yield f"    {backend:<10} {' '.join(has)}{detail}"
         yield "    reference  everything, in O(M N) memory; only when named"
 
 

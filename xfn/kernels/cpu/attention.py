@@ -22,7 +22,7 @@ Group = Sequence[Maybe]
 Groups = Sequence[Group]
 Results = Sequence[Any]
 
-isa()
+DETAIL = isa()
 OPS = torch.ops.xfn_cpu
 
 
