@@ -51,11 +51,14 @@ template <class Kind> size_t forward(const Problem& p, int64_t index, Arena aren
   S* q = arena.take<S>((p.K + 1) * LANES);
   S* o = arena.take<S>(p.V * LANES);
   S* kept = p.key ? arena.take<S>(BLOCK * LANES) : nullptr;
-  const Weights<Kind> w(BLOCK, false, true, arena);
+  const bool few = Slim<Kind>::fits(p);
+  Slim<Kind> slim(p, task.b, task.g, arena);
+  Weights<Kind> w(BLOCK, false, true, arena);
+  w.read = few;
   S top[LANES], sum[LANES], shrink[LANES];
   const auto [n0, n1] = counts ? std::pair<long, long>(0, p.N) : task.keys(p, tile);
-  const auto k = Keys<Kind>::of(x.k, task.b, task.g, n0, n1, p.K, false, often, arena);
-  const auto v = Keys<Kind>::of(x.v, task.b, task.g, n0, n1, p.V, true, often, arena);
+  const auto k = Keys<Kind>::of(few ? Sequence{} : x.k, task.b, task.g, n0, n1, p.K, false, often, arena);
+  const auto v = Keys<Kind>::of(few ? Sequence{} : x.v, task.b, task.g, n0, n1, p.V, true, often, arena);
   if (counts) return arena.used;
 
   // Products become logits in base 2: at once where nothing is added, else when that is.
@@ -65,14 +68,16 @@ template <class Kind> size_t forward(const Problem& p, int64_t index, Arena aren
   Ahead ahead = Task::ahead<Kind>(p, index + 1);
   for (long t = task.t0; t < task.t1; t++) {
     tile.set(t);
-    tile.pack_lanes(x.q, p.K, q);
+    if (few) slim.begin(tile);
+    else tile.pack_lanes(x.q, p.K, q);
     bool fresh = true;  // nothing in o yet
     for (int i = 0; i < LANES; i++) top[i] = -infinity<S>, sum[i] = 0;
 
     for (long n = tile.first; n < tile.last; n += BLOCK) {
       tile.find(n, std::min(n + BLOCK, tile.last));
       for (const Run& r : tile) {
-        gemm<Kind>(k.at(n + r.at), k.row, 1, q + r.v0 * L<S>, LANES, k.words(), w.row(r.at) + r.v0 * L<S>, LANES, r.rows, (r.v1 - r.v0) * L<S>, false);
+        if (few) slim.scores(tile, r, n, w.numbers);
+        else gemm<Kind>(k.at(n + r.at), k.row, 1, q + r.v0 * L<S>, LANES, k.words(), w.row(r.at) + r.v0 * L<S>, LANES, r.rows, (r.v1 - r.v0) * L<S>, false);
         if (biased) tile.add(x, (S)p.scale, w.numbers, r, n);
         if (r.masked) tile.mask(w.numbers, r, n);
         if (kept) tile.keep(kept, r, n);
@@ -114,14 +119,16 @@ template <class Kind> size_t forward(const Problem& p, int64_t index, Arena aren
         const auto differs = less != 1;
         for (int i = 0; i < L<S>; i++) moved |= differs[i] != 0;
       }
-      const bool whole = tile.found == 1 && tile.runs[0].v0 == 0 && tile.runs[0].v1 == tile.vectors;
+      const bool whole = few || (tile.found == 1 && tile.runs[0].v0 == 0 && tile.runs[0].v1 == tile.vectors);
       if (fresh && !whole) std::memset(o, 0, p.V * LANES * sizeof(S));
-      if (moved && !fresh)
+      if (moved && few) slim.shrink(tile, shrink);
+      if (moved && !fresh && !few)
         for (long f = 0; f < p.V; f++)
           for (int u = 0; u < tile.vectors; u++) store(o + f * LANES + u * L<S>, load(o + f * LANES + u * L<S>) * load(shrink + u * L<S>));
 
       for (const Run& r : tile)
-        gemm<Kind>(v.pairs_at(n + r.at), 1, v.column, w.keys + r.at / Kind::PAIR * LANES + r.v0 * L<S>, LANES, (r.rows + Kind::PAIR - 1) / Kind::PAIR, o + r.v0 * L<S>, LANES, p.V, (r.v1 - r.v0) * L<S>, !fresh || !whole);
+        if (few) slim.mix(tile, r, n, w.numbers);
+        else gemm<Kind>(v.pairs_at(n + r.at), 1, v.column, w.keys + r.at / Kind::PAIR * LANES + r.v0 * L<S>, LANES, (r.rows + Kind::PAIR - 1) / Kind::PAIR, o + r.v0 * L<S>, LANES, p.V, (r.v1 - r.v0) * L<S>, !fresh || !whole);
       fresh = false;
     }
     if (fresh) std::memset(o, 0, p.V * LANES * sizeof(S));
@@ -132,7 +139,8 @@ template <class Kind> size_t forward(const Problem& p, int64_t index, Arena aren
       store(shrink + u * L<S>, l == 0 ? Vec<S>{} : (S)(1 / p.keep) / some);
       store(lse + u * L<S>, l == 0 ? splat(-infinity<S>) : load(top + u * L<S>) * c * (S)LN2 + logv(some));
     }
-    tile.write(o, p.V, shrink, p.out);
+    if (few) slim.write(tile, shrink, task.b);
+    else tile.write(o, p.V, shrink, p.out);
     tile.write(lse, p.lse);
   }
   return arena.used;

@@ -7,6 +7,7 @@ namespace xfn {
 #include "gemm.h"
 #include "kind.h"
 #include "tile.h"
+#include "slim.h"
 #include "forward.h"
 #include "slope.h"
 #include "gradient.h"
