@@ -1,6 +1,7 @@
 """The C++ library: loaded when a kernel is first asked for, or refused with a sentence."""
 
 import ctypes
+import struct
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -16,6 +17,8 @@ def isa() -> str:
     """Loads the library, and names the instruction set of this machine that it uses."""
     if not PATH.exists():
         raise ImportError(f"{PATH.name} is not there; {BUILD}")
+    if not _whole(PATH):
+        raise ImportError(f"{PATH.name} is cut short; {BUILD}")
     try:
         library = ctypes.CDLL(str(PATH))
         made, name = (_text(library, symbol) for symbol in ("xfn_version", "xfn_isa"))
@@ -27,6 +30,16 @@ def isa() -> str:
         raise ImportError("XFN_ISA names no instruction set: it is one of avx512bf16, avx512, avx2, portable")
     torch.ops.load_library(PATH)
     return name
+
+
+def _whole(path: Path) -> bool:
+    """Whether the table of sections, the last thing in an ELF file, is there: the loader dies of half a file."""
+    with path.open("rb") as file:
+        head = file.read(64)
+    if len(head) < 64 or head[:5] != b"\x7fELF\x02":
+        return True  # no such file, as the loader can tell
+    (table,), (size, count) = struct.unpack_from("=Q", head, 40), struct.unpack_from("=HH", head, 58)
+    return bool(table + size * count <= path.stat().st_size)
 
 
 def _text(library: ctypes.CDLL, symbol: str) -> str:
