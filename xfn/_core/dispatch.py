@@ -36,10 +36,21 @@ class Call:
         return f"{self.op}{'' if self.member == 'forward' else '.' + self.member}({listed}) on {device.type}"
 
 
-@cache
 def module(backend: str, op: str) -> ModuleType:
     """The kernels of ``op`` in one language, imported when first asked for."""
-    return importlib.import_module(f"xfn.kernels.{backend}.{op}")
+    found = _found(backend, op)
+    if isinstance(found, str):
+        raise ImportError(found)
+    return found
+
+
+@cache
+def _found(backend: str, op: str) -> ModuleType | str:
+    """A module, or why there is none: to find that out again would cost a millisecond a call."""
+    try:
+        return importlib.import_module(f"xfn.kernels.{backend}.{op}")
+    except ImportError as error:
+        return str(error)
 
 
 def reasons(backend: str, call: Call) -> list[str]:
