@@ -1,0 +1,144 @@
+"""The C++ library as a whole: threads change no bit, every instruction set obeys, and a bad file is refused."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils import _pytree as tree
+
+from xfn.kernels.cpu.library import PATH
+
+from .test_fuzz import Problem
+
+ROOT = Path(__file__).parent.parent.parent
+SETS = ("avx512bf16", "avx512", "avx2", "portable")
+
+PLAIN = Problem(
+    torch.float32, ((300, 2, 40), (300, 2, 40), (300, 2, 24)), ("plain",) * 4, (), (), torch.float32, 0.0, None, 0
+)
+LONG = {
+    "plain": PLAIN,
+    "causal": replace(PLAIN, biased=("causal",)),
+    "one head": replace(PLAIN, shapes=((700, 1, 16), (300, 1, 16), (300, 1, 16)), biased=("bottom-right",)),
+    "grouped": replace(PLAIN, shapes=((2, 300, 6, 20), (300, 2, 20), (2, 300, 2, 7)), biased=("causal",), p=0.3),
+    "bias": replace(PLAIN, biased=("dense",), dense=(2, 300, 300)),
+    "one bias": replace(PLAIN, shapes=((3, 300, 2, 8), *((3, 300, 1, 8),) * 2), biased=("dense",), dense=(1, 1, 300)),
+    "window": replace(PLAIN, biased=("local", "alibi")),
+    "segments": replace(PLAIN, biased=("segments", "mask"), dense=(1, 300, 300)),
+}  # fmt: skip
+
+
+@pytest.fixture
+def threads() -> Iterator[None]:
+    """Whatever the test asks for, one again behind it."""
+    yield
+    torch.set_num_threads(1)
+
+
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize("name", LONG)
+def test_threads_change_no_bit(name: str, dtype: torch.dtype) -> None:
+    """With 1, 2 and 4 of them a head's tiles are cut into other tasks, yet all sums keep their order."""
+    found = []
+    for count in (1, 2, 4):
+        torch.set_num_threads(count)
+        found.append(replace(LONG[name], dtype=dtype).family("cpu", dtype))
+    for other in found[1:]:
+        for member, results in other.items():
+            pairs = zip(tree.tree_leaves(results), tree.tree_leaves(found[0][member]), strict=True)
+            assert all(torch.equal(a, b) for a, b in pairs), member
+
+
+def python(*arguments: str, **environment: str) -> str:
+    """What another Python prints; it may not fail, let alone crash."""
+    done = subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, cwd=ROOT, env=os.environ | environment
+    )
+    assert done.returncode == 0, f"{done.returncode}: {done.stdout}{done.stderr}"
+    return done.stdout
+
+
+LEVEL = """
+import torch
+from hypothesis import given
+from tests.laws.test_fuzz import FUZZ, equals_the_reference, problems
+from xfn.kernels.cpu.library import isa
+
+torch.set_num_threads(1)
+torch.use_deterministic_algorithms(True)
+FUZZ(given(problems())(equals_the_reference))()
+print(isa())
+"""
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_every_instruction_set_equals_the_reference(name: str) -> None:
+    """Each in a process of its own, which chooses once, and on the problems of ``test_fuzz.py``."""
+    used = python("-c", LEVEL, XFN_ISA=name).strip()
+    if used != name:
+        assert SETS.index(used) > SETS.index(name), f"{used} is above {name}"
+        pytest.skip(f"this machine has no {name}")
+
+
+# A library that cannot be used: info says why, and so does the call that names it; all other calls go elsewhere.
+
+PROGRAM = """
+import pathlib, sys, torch, xfn
+from xfn.info import lines
+from xfn.kernels.cpu import library
+from xfn._core.errors import Unsupported
+
+library.PATH = pathlib.Path(sys.argv[1])
+one = torch.ones(3, 1, 1)
+assert torch.equal(xfn.attention(one, one, one), one)
+try:
+    xfn.attention(one, one, one, backend="cpu")
+except Unsupported as error:
+    refusal, = (line for line in str(error).splitlines() if "cpu:" in line)
+why = refusal.partition("imported: ")[2]
+assert why and any(line.endswith(f"no: {why}") for line in lines())
+print(why)
+"""
+
+
+def test_a_missing_library_is_refused(tmp_path: Path) -> None:
+    assert "_cpu.so is not there; build it" in python("-c", PROGRAM, str(tmp_path / "_cpu.so"))
+
+
+@pytest.mark.parametrize("part", [0.0, 0.001, 0.1, 0.5, 0.9, 0.999])
+def test_half_a_library_is_refused(part: float, tmp_path: Path) -> None:
+    """Wherever it was cut off; the system's loader alone would die of most."""
+    whole, half = PATH.read_bytes(), tmp_path / "_cpu.so"
+    half.write_bytes(whole[: int(len(whole) * part)])
+    assert "build it with a C++20 compiler" in python("-c", PROGRAM, str(half))
+
+
+def test_what_is_no_library_is_refused(tmp_path: Path) -> None:
+    text = tmp_path / "_cpu.so"
+    text.write_text("#!/bin/sh\n" * 100)
+    assert "_cpu.so does not load" in python("-c", PROGRAM, str(text))
+
+
+def test_a_library_of_another_kind_is_refused() -> None:
+    other = next((Path(torch.__file__).parent / "lib").glob("libc10.*"))
+    assert "does not load" in python("-c", PROGRAM, str(other))
+
+
+def test_a_library_of_another_version_is_refused(tmp_path: Path) -> None:
+    own, past = version("xfn"), "9" * len(version("xfn"))
+    other = tmp_path / "_cpu.so"
+    other.write_bytes(PATH.read_bytes().replace(f"{own}\0".encode(), f"{past}\0".encode()))
+    assert f"_cpu.so is of xfn {past}, and this is {own}; build it" in python("-c", PROGRAM, str(other))
+
+
+def test_an_unknown_instruction_set_is_refused() -> None:
+    wanted = f"XFN_ISA names no instruction set: it is one of {', '.join(SETS)}"
+    assert wanted in python("-c", PROGRAM, str(PATH), XFN_ISA="sse9")
+    assert f"cpu        no: {wanted}" in python("-m", "xfn.info", XFN_ISA="sse9")
