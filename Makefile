@@ -1,5 +1,5 @@
-# make demo · make test · make lint · make oracle: each sets itself up in .venv, from constraints.txt, and builds the
-# C++ library where there is a compiler.
+# make demo · make test · make lint · make oracle · make sanitize: each sets itself up in .venv, from constraints.txt,
+# and builds the C++ library where there is a compiler; sanitize builds another, in a tree of its own.
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
@@ -8,7 +8,11 @@ LIBRARY = xfn/_cpu.so
 SOURCES = setup.py $(wildcard xfn/csrc/*/*)
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint oracle clean
+SANITIZED = build/sanitized
+SANITIZE  = -fsanitize=address,undefined -fno-sanitize-recover=undefined
+WATCHED   = LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0
+
+.PHONY: demo test lint oracle sanitize clean
 
 demo: $(VENV)/ready $(LIBRARY)
 	$(BIN)/python -m examples.tour
@@ -23,6 +27,14 @@ lint: $(VENV)/ready
 
 oracle: $(VENV)/ready-oracle $(LIBRARY)
 	$(PYTEST) tests/oracle
+
+sanitize: $(VENV)/ready
+	rm -rf $(SANITIZED) && mkdir -p $(SANITIZED)
+	cp -rp setup.py pyproject.toml xfn tests $(SANITIZED) && rm -f $(SANITIZED)/$(LIBRARY)
+	cd $(SANITIZED) && XFN_REQUIRE_CPU=1 CXX=g++ CXXFLAGS="-O1 -g1 $(SANITIZE)" LDFLAGS="$(SANITIZE)" \
+		$(abspath $(BIN))/python setup.py --quiet build_ext --inplace --build-temp ../objects.sanitized
+	cd $(SANITIZED) && $(WATCHED) $(subst $(BIN),$(abspath $(BIN)),$(PYTEST)) \
+		tests/laws/test_fuzz.py tests/laws/test_cpu.py -k 'family or instruction or bit'
 
 clean:
 	rm -rf $(VENV) $(LIBRARY) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
