@@ -64,6 +64,21 @@ def test_a_bias_has_a_dtype_of_its_own(dtype: torch.dtype, wider: torch.dtype, b
         torch.testing.assert_close(got.double(), wanted.double(), rtol=0, atol=8 * low)
 
 
+def test_a_row_that_is_hidden_by_a_large_number_is_an_average() -> None:
+    """As masks were written before there were boolean ones; and in its gradient too."""
+    q, k, v = (t.float() for t in drawn((3, 2, 4), (5, 2, 4), (5, 2, 4)))
+    b = torch.zeros(3, 5)
+    b[1] = torch.finfo(torch.float32).min
+    f = lambda *x, backend=None: xfn.attention(*x, b, backend=backend).sin().sum()
+    for backend in BACKENDS:
+        torch.testing.assert_close(xfn.attention(q, k, v, b, backend=backend)[1], v.mean(0))
+    want = func.grad(lambda *x: f(*x, backend="reference"), (0, 1, 2))(q, k, v)
+    for got, wanted in zip(func.grad(f, (0, 1, 2))(q, k, v), want, strict=True):
+        torch.testing.assert_close(got, wanted)
+    with pytest.raises(Unsupported, match="hide by −∞ or False"):
+        func.grad(lambda *x: f(*x, backend="cpu"))(q, k, v)
+
+
 def test_shapes_alone_run_on_meta() -> None:
     q = torch.empty(2, 5, 4, 8, device="meta")
     out, lse = xfn.attention_with_lse(q, q, q, bias.causal())

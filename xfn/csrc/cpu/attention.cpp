@@ -166,7 +166,7 @@ struct Call {
     for (int64_t b = 0; heads != 1 && b < pairs; b++) slice[b] += b % p.H;
     p.slice = slice.data(), p.slices = stride, p.dense_M = t.size(-2), p.dense_N = t.size(-1);
     p.alone = p.slices == pairs && p.dense_M == p.M && p.dense_N == p.N;
-    if (p.lo.data || p.hi.data || !p.M || !p.N || !p.B) ts::zero_(sum);
+    if (p.lo.data || p.hi.data || !p.M || !p.N || !p.B || !p.H) ts::zero_(sum);
     return sum;
   }
 };
@@ -204,11 +204,11 @@ Five inward(Call& call, xfn::Member member, const Maybe& bias, int64_t need) {
   Tensor dv = need & 4 ? call.empty({p.N, p.G, p.V}) : call.none(), slopes = need & 16 ? call.empty({p.H, p.M}, true) : call.none();
   p.dq = need & 1 ? dq.mutable_data_ptr() : nullptr, p.dk = need & 2 ? dk.mutable_data_ptr() : nullptr;
   p.dv = need & 4 ? dv.mutable_data_ptr() : nullptr, p.slopes = need & 16 ? slopes.mutable_data_ptr() : nullptr;
-  if (!p.M) ts::zero_(dk), ts::zero_(dv);  // no tile will
+  if (!p.M || !p.H) ts::zero_(dk), ts::zero_(dv);  // no tile will
   Tensor dense = need & 8 ? call.dense(*bias) : call.none();
   if (need & 8 && p.alone) p.dense = dense.mutable_data_ptr();
   if (need & ~8 || p.dense) call.run(member);
-  if (need & 8 && !p.alone && p.M && p.N && p.B) {
+  if (need & 8 && !p.alone && p.M && p.N && p.B && p.H) {
     p.dense = dense.mutable_data_ptr();
     call.run(member == xfn::Member::hvp ? xfn::Member::dense2 : xfn::Member::dense, p.slices * (p.dense_M == 1 ? 1 : (p.M + 63) / 64));
   }

@@ -7,7 +7,7 @@
 
 namespace {
 
-constexpr double LOG2E = 1.4426950408889634, LN2 = 0.6931471805599453;
+constexpr double LOG2E = 1.4426950408889634, TINY = 1e-30;  // a scale below TINY is not folded into 2ˣ
 
 // The tiles of one task, and the keys that they see.
 struct Task {
@@ -62,7 +62,7 @@ template <class Kind> size_t forward(const Problem& p, int64_t index, Arena aren
   if (counts) return arena.used;
 
   // Products become logits in base 2: at once where nothing is added, else when that is.
-  const bool biased = x.dense.data || x.slopes.data || x.spoilt.data || p.scale <= 0;
+  const bool biased = x.dense.data || x.slopes.data || x.spoilt.data || p.scale < TINY;
   const S c = biased ? (S)LOG2E : (S)(p.scale * LOG2E);
 
   Ahead ahead = Task::ahead<Kind>(p, index + 1);
@@ -94,13 +94,13 @@ template <class Kind> size_t forward(const Problem& p, int64_t index, Arena aren
         for (const Run& r : tile)
           if (r.v0 <= u && u < r.v1)
             for (int j = r.at; j < r.at + r.rows; j++) most = larger(load(at + j * LANES), most);
-        const Vec<S> base = most == -infinity<S> ? Vec<S>{} : most * c, less = exp2v<Kind::degree, true>(old * c - base);
+        const Vec<S> peak = most == -infinity<S> ? Vec<S>{} : most, base = peak * c, less = exp2v<Kind::degree, true>((old - peak) * c);
         Vec<S> one = load(sum + u * L<S>) * less, two{};
         const auto soften = [&]<bool guarded, bool drops>(std::bool_constant<guarded>, std::bool_constant<drops>) {
           for (const Run& r : tile) {
             if (u < r.v0 || r.v1 <= u) continue;
             const auto weight = [&](int j, Vec<S>& l) {
-              const Vec<S> e = exp2v<Kind::degree, guarded>(load(at + j * LANES) * c - base);
+              const Vec<S> s = load(at + j * LANES), e = exp2v<Kind::degree, guarded>(guarded ? (s - peak) * c : s * c - base);
               l += e;
               return drops ? e * load(kept + j * LANES + u * L<S>) : e;
             };
@@ -137,7 +137,7 @@ template <class Kind> size_t forward(const Problem& p, int64_t index, Arena aren
     for (int u = 0; u < tile.vectors; u++) {
       const Vec<S> l = load(sum + u * L<S>), some = l == 0 ? splat<S>(1) : l;
       store(shrink + u * L<S>, l == 0 ? Vec<S>{} : (S)(1 / p.keep) / some);
-      store(lse + u * L<S>, l == 0 ? splat(-infinity<S>) : load(top + u * L<S>) * c * (S)LN2 + logv(some));
+      store(lse + u * L<S>, l == 0 ? splat(-infinity<S>) : load(top + u * L<S>) * (biased ? (S)1 : (S)p.scale) + logv(some));
     }
     if (few) slim.write(tile, shrink, task.b);
     else tile.write(o, p.V, shrink, p.out);

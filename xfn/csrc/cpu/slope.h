@@ -52,7 +52,7 @@ template <class Kind, bool second> struct Slope {
         C(second ? BLOCK : 0, full, false, arena),
         Z(second ? BLOCK : 0, full, full, arena),
         kept(p.key ? arena.take<S>(BLOCK * LANES) : nullptr),
-        biased(p.x.dense.data || p.x.slopes.data || p.x.spoilt.data || p.scale <= 0),
+        biased(p.x.dense.data || p.x.slopes.data || p.x.spoilt.data || p.scale < TINY),
         moves(second && (p.u.q.data || p.u.k.data || p.u.dense.data || p.u.slopes.data)),
         turns(second && (p.tdy.out.data || (p.u.v.data && p.dy.out.data))),
         c(biased ? (S)LOG2E : (S)(p.scale * LOG2E)),

@@ -26,7 +26,7 @@ template <class Kind, bool second> size_t tangent(const Problem& p, int64_t inde
   const auto v = keys(p.x.v, p.V, true), uv = keys(p.u.v, p.V, true), wv = keys(w.v, p.V, true);
   if (counts) return arena.used;
 
-  const bool biased = p.x.dense.data || p.x.slopes.data || p.x.spoilt.data || p.scale <= 0;
+  const bool biased = p.x.dense.data || p.x.slopes.data || p.x.spoilt.data || p.scale < TINY;
   const S c = biased ? (S)LOG2E : (S)(p.scale * LOG2E), scale = (S)p.scale, grow = (S)(1 / p.keep);
 
   for (long t = task.t0; t < task.t1; t++) {

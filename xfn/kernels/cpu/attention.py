@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..._core.dispatch import Call
-from ..._core.kinds import wide
+from ..._core.kinds import FLOATS, wide
 from ..._core.philox import threshold
 from .library import isa
 
@@ -27,8 +27,15 @@ OPS = torch.ops.xfn_cpu
 
 
 def supports(call: Call) -> list[str]:
-    device = call.tensors["q"].device.type
-    return [] if device == "cpu" else [f"it runs on the cpu, not on {device}"]
+    q, dense, lse = call.tensors["q"], call.tensors["dense"], call.tensors.get("lse")
+    if q.device.type != "cpu":
+        return [f"it runs on the cpu, not on {q.device.type}"]
+    if dense is None or dense.dtype == torch.bool:
+        return []
+    if dense.dtype not in FLOATS:
+        return [f"it adds no {dense.dtype}"]
+    lost = lse is not None and bool(((lse < -1e30) & (lse != -torch.inf)).any())
+    return ["a bias hides whole rows by numbers so large that lse has lost their sum: hide by −∞ or False"] * lost
 
 
 def forward(x: Group, c: Group, *, p: float, scale: float) -> Sequence[Tensor]:
