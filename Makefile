@@ -23,6 +23,7 @@ test: $(VENV)/ready $(LIBRARY)
 lint: $(VENV)/ready
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/clang-format --dry-run --Werror xfn/csrc/*/*.cpp xfn/csrc/*/*.h
 	$(BIN)/mypy
 
 oracle: $(VENV)/ready-oracle $(LIBRARY)

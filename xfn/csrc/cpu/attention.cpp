@@ -19,17 +19,22 @@ namespace ts = torch::stable;
 using torch::headeronly::ScalarType;
 using ts::Tensor;
 using Maybe = std::optional<Tensor>;
-using Pair = std::tuple<Tensor, Tensor, bool>;                            // and whether a number is not finite
+using Pair = std::tuple<Tensor, Tensor, bool>;  // and whether a number is not finite
 using Five = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, bool>;
 using Shape = std::vector<int64_t>;
 
 xfn::Dtype dtype_of(const Tensor& t) {
   switch (t.scalar_type()) {
-    case ScalarType::Float: return xfn::Dtype::f32;
-    case ScalarType::Double: return xfn::Dtype::f64;
-    case ScalarType::BFloat16: return xfn::Dtype::bf16;
-    case ScalarType::Half: return xfn::Dtype::f16;
-    default: break;
+    case ScalarType::Float:
+      return xfn::Dtype::f32;
+    case ScalarType::Double:
+      return xfn::Dtype::f64;
+    case ScalarType::BFloat16:
+      return xfn::Dtype::bf16;
+    case ScalarType::Half:
+      return xfn::Dtype::f16;
+    default:
+      break;
   }
   STD_TORCH_CHECK(t.scalar_type() == ScalarType::Bool, "no kernel for this dtype");
   return xfn::Dtype::boolean;
@@ -93,14 +98,17 @@ struct Call {
   void set(xfn::Rows& to, const Maybe& from, int64_t rank = 2) {
     if (!from) return;
     const bool wide = q.scalar_type() == ScalarType::Double;
-    STD_TORCH_CHECK(from->scalar_type() == (wide ? ScalarType::Double : ScalarType::Float), "lse and slopes have the dtype of sums");
+    STD_TORCH_CHECK(from->scalar_type() == (wide ? ScalarType::Double : ScalarType::Float),
+                    "lse and slopes have the dtype of sums");
     alive.push_back(*from);
-    to = {from->const_data_ptr(), examples(*from, rank), step(*from, rank == 2 ? -2 : -1), rank == 2 ? step(*from, -1) : 0};
+    to = {from->const_data_ptr(), examples(*from, rank), step(*from, rank == 2 ? -2 : -1),
+          rank == 2 ? step(*from, -1) : 0};
   }
   void set(xfn::Square& to, const Maybe& from) {
     if (!from) return;
     alive.push_back(*from);
-    to = {from->const_data_ptr(), examples(*from, 3), step(*from, -3), step(*from, -2), step(*from, -1), dtype_of(*from)};
+    to = {from->const_data_ptr(), examples(*from, 3), step(*from, -3),
+          step(*from, -2),        step(*from, -1),    dtype_of(*from)};
   }
   void set(xfn::Bound& to, const Maybe& from) {
     if (!from) return;
@@ -146,8 +154,10 @@ struct Call {
       for (int64_t first; (first = next.fetch_add(some)) < tasks;)
         for (int64_t task = first; task < std::min(first + some, tasks); task++) kernels->run(p, member, task, own);
     };
-    if (workers == 1) work(0, 1);
-    else ts::parallel_for(0, workers, 1, work);
+    if (workers == 1)
+      work(0, 1);
+    else
+      ts::parallel_for(0, workers, 1, work);
   }
 
   // A place for the gradient of the dense bias, in its own shape; examples and heads that share a slice are summed.
@@ -172,24 +182,31 @@ struct Call {
 };
 
 // The arguments that every member begins with.
-#define OPERANDS const Tensor &q, const Tensor &k, const Tensor &v, const Maybe &dense, const Maybe &slopes, const Maybe &lo, const Maybe &hi, const Maybe &key, const Maybe &spoilt, const Maybe &unsound
+#define OPERANDS                                                                                               \
+  const Tensor &q, const Tensor &k, const Tensor &v, const Maybe &dense, const Maybe &slopes, const Maybe &lo, \
+      const Maybe &hi, const Maybe &key, const Maybe &spoilt, const Maybe &unsound
 #define OUTPUTS(y) const Tensor &y##out, const Tensor &y##lse
 #define COTANGENT(y) const Maybe &y##out, const Maybe &y##lse
-#define TANGENT(t) const Maybe &t##q, const Maybe &t##k, const Maybe &t##v, const Maybe &t##dense, const Maybe &t##slopes
-#define BEGIN(extra) \
-  Call call(q, k, v, scale, threshold); \
-  auto& p = call.p; \
-  for (const Maybe& t : {Maybe(q), Maybe(k), Maybe(v), dense}) call.meet(t, 3); \
-  for (const Maybe& t : {slopes, lo, hi, key}) call.meet(t, 1); \
-  call.meet(spoilt, 2), call.meet(unsound, 2); \
-  extra; \
-  call.count(); \
-  call.set(p.x.q, q), call.set(p.x.k, k), call.set(p.x.v, v), call.set(p.x.dense, dense), call.set(p.x.slopes, slopes, 1); \
+#define TANGENT(t) \
+  const Maybe &t##q, const Maybe &t##k, const Maybe &t##v, const Maybe &t##dense, const Maybe &t##slopes
+#define BEGIN(extra)                                                                      \
+  Call call(q, k, v, scale, threshold);                                                   \
+  auto& p = call.p;                                                                       \
+  for (const Maybe& t : {Maybe(q), Maybe(k), Maybe(v), dense}) call.meet(t, 3);           \
+  for (const Maybe& t : {slopes, lo, hi, key}) call.meet(t, 1);                           \
+  call.meet(spoilt, 2), call.meet(unsound, 2);                                            \
+  extra;                                                                                  \
+  call.count();                                                                           \
+  call.set(p.x.q, q), call.set(p.x.k, k), call.set(p.x.v, v), call.set(p.x.dense, dense), \
+      call.set(p.x.slopes, slopes, 1);                                                    \
   call.set(p.x.spoilt, spoilt), call.set(p.x.unsound, unsound), call.set(p.lo, lo), call.set(p.hi, hi), call.key(key)
 #define MEET_Y(y) call.meet(y##out, 3), call.meet(y##lse, 2)
-#define MEET_T(t) call.meet(t##q, 3), call.meet(t##k, 3), call.meet(t##v, 3), call.meet(t##dense, 3), call.meet(t##slopes, 1)
+#define MEET_T(t) \
+  call.meet(t##q, 3), call.meet(t##k, 3), call.meet(t##v, 3), call.meet(t##dense, 3), call.meet(t##slopes, 1)
 #define SET_Y(to, y) call.set(to.out, y##out), call.set(to.lse, y##lse)
-#define SET_T(to, t) call.set(to.q, t##q), call.set(to.k, t##k), call.set(to.v, t##v), call.set(to.dense, t##dense), call.set(to.slopes, t##slopes, 1)
+#define SET_T(to, t)                                                                              \
+  call.set(to.q, t##q), call.set(to.k, t##k), call.set(to.v, t##v), call.set(to.dense, t##dense), \
+      call.set(to.slopes, t##slopes, 1)
 
 Pair outward(Call& call, xfn::Member member) {
   auto& p = call.p;
@@ -200,8 +217,10 @@ Pair outward(Call& call, xfn::Member member) {
 }
 Five inward(Call& call, xfn::Member member, const Maybe& bias, int64_t need) {
   auto& p = call.p;
-  Tensor dq = need & 1 ? call.empty({p.M, p.H, p.K}) : call.none(), dk = need & 2 ? call.empty({p.N, p.G, p.K}) : call.none();
-  Tensor dv = need & 4 ? call.empty({p.N, p.G, p.V}) : call.none(), slopes = need & 16 ? call.empty({p.H, p.M}, true) : call.none();
+  Tensor dq = need & 1 ? call.empty({p.M, p.H, p.K}) : call.none(),
+         dk = need & 2 ? call.empty({p.N, p.G, p.K}) : call.none();
+  Tensor dv = need & 4 ? call.empty({p.N, p.G, p.V}) : call.none(),
+         slopes = need & 16 ? call.empty({p.H, p.M}, true) : call.none();
   p.dq = need & 1 ? dq.mutable_data_ptr() : nullptr, p.dk = need & 2 ? dk.mutable_data_ptr() : nullptr;
   p.dv = need & 4 ? dv.mutable_data_ptr() : nullptr, p.slopes = need & 16 ? slopes.mutable_data_ptr() : nullptr;
   if (!p.M || !p.H) ts::zero_(dk), ts::zero_(dv);  // no tile will
@@ -210,7 +229,8 @@ Five inward(Call& call, xfn::Member member, const Maybe& bias, int64_t need) {
   if (need & ~8 || p.dense) call.run(member);
   if (need & 8 && !p.alone && p.M && p.N && p.B && p.H) {
     p.dense = dense.mutable_data_ptr();
-    call.run(member == xfn::Member::hvp ? xfn::Member::dense2 : xfn::Member::dense, p.slices * (p.dense_M == 1 ? 1 : (p.M + 63) / 64));
+    call.run(member == xfn::Member::hvp ? xfn::Member::dense2 : xfn::Member::dense,
+             p.slices * (p.dense_M == 1 ? 1 : (p.M + 63) / 64));
   }
   return {dq, dk, dv, dense, slopes, call.broken};
 }
@@ -229,7 +249,8 @@ Pair jvp(OPERANDS, OUTPUTS(), TANGENT(t_), double scale, int64_t threshold) {
   SET_Y(p.y, ), SET_T(p.u, t_);
   return outward(call, xfn::Member::jvp);
 }
-Five hvp(OPERANDS, OUTPUTS(), OUTPUTS(t_), COTANGENT(d_), TANGENT(t_), COTANGENT(td_), double scale, int64_t threshold, int64_t need) {
+Five hvp(OPERANDS, OUTPUTS(), OUTPUTS(t_), COTANGENT(d_), TANGENT(t_), COTANGENT(td_), double scale, int64_t threshold,
+         int64_t need) {
   BEGIN((MEET_Y(), MEET_Y(t_), MEET_Y(d_), MEET_T(t_), MEET_Y(td_)));
   SET_Y(p.y, ), SET_Y(p.uy, t_), SET_Y(p.dy, d_), SET_T(p.u, t_), SET_Y(p.tdy, td_);
   return inward(call, xfn::Member::hvp, dense, need);
@@ -240,7 +261,8 @@ Pair jvp2(OPERANDS, OUTPUTS(), OUTPUTS(u_), OUTPUTS(w_), TANGENT(u_), TANGENT(w_
   return outward(call, xfn::Member::jvp2);
 }
 
-#define S_OPERANDS "Tensor q, Tensor k, Tensor v, Tensor? dense, Tensor? slopes, Tensor? lo, Tensor? hi, Tensor? key, Tensor? spoilt, Tensor? unsound"
+#define S_OPERANDS \
+  "Tensor q, Tensor k, Tensor v, Tensor? dense, Tensor? slopes, Tensor? lo, Tensor? hi, Tensor? key, Tensor? spoilt, Tensor? unsound"
 #define S_OUTPUTS(y) ", Tensor " y "out, Tensor " y "lse"
 #define S_COTANGENT(y) ", Tensor? " y "out, Tensor? " y "lse"
 #define S_TANGENT(t) ", Tensor? " t "q, Tensor? " t "k, Tensor? " t "v, Tensor? " t "dense, Tensor? " t "slopes"
@@ -254,8 +276,10 @@ STABLE_TORCH_LIBRARY(xfn_cpu, m) {
   m.def("attention_forward(" S_OPERANDS S_END S_OUTWARD);
   m.def("attention_backward(" S_OPERANDS S_OUTPUTS("") S_COTANGENT("d_") S_END S_INWARD);
   m.def("attention_jvp(" S_OPERANDS S_OUTPUTS("") S_TANGENT("t_") S_END S_OUTWARD);
-  m.def("attention_hvp(" S_OPERANDS S_OUTPUTS("") S_OUTPUTS("ty_") S_COTANGENT("d_") S_TANGENT("t_") S_COTANGENT("td_") S_END S_INWARD);
-  m.def("attention_jvp2(" S_OPERANDS S_OUTPUTS("") S_OUTPUTS("uy_") S_OUTPUTS("wy_") S_TANGENT("u_") S_TANGENT("w_") S_END S_OUTWARD);
+  m.def("attention_hvp(" S_OPERANDS S_OUTPUTS("") S_OUTPUTS("ty_") S_COTANGENT("d_") S_TANGENT("t_") S_COTANGENT("td_")
+            S_END S_INWARD);
+  m.def("attention_jvp2(" S_OPERANDS S_OUTPUTS("") S_OUTPUTS("uy_") S_OUTPUTS("wy_") S_TANGENT("u_") S_TANGENT("w_")
+            S_END S_OUTWARD);
 }
 STABLE_TORCH_LIBRARY_IMPL(xfn_cpu, CPU, m) {
   m.impl("attention_forward", TORCH_BOX(&forward));

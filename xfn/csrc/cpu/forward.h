@@ -21,13 +21,17 @@ struct Task {
   template <class Kind> static Ahead ahead(const Problem& p, int64_t next) {
     Ahead ahead;
     const long rows = p.H / p.G * p.M, size = sizeof(typename Kind::T);
-    if (next >= p.B * p.G * p.chunks || p.N * (p.K + p.V) * size > 65536 || rows * (p.K + p.V) * size > 65536) return ahead;
+    if (next >= p.B * p.G * p.chunks || p.N * (p.K + p.V) * size > 65536 || rows * (p.K + p.V) * size > 65536)
+      return ahead;
     const Task task = of<Kind>(p, next);
     const long h = task.g * (p.H / p.G), b = task.b;
-    ahead.add<Kind>(p.x.k, b, task.g, p.N, p.K), ahead.add<Kind>(p.x.v, b, task.g, p.N, p.V), ahead.add<Kind>(p.x.q, b, h, p.M, p.K);
+    ahead.add<Kind>(p.x.k, b, task.g, p.N, p.K), ahead.add<Kind>(p.x.v, b, task.g, p.N, p.V),
+        ahead.add<Kind>(p.x.q, b, h, p.M, p.K);
     ahead.add<Kind>(p.dy.out, b, h, p.M, p.V), ahead.add<Kind>(p.y.out, b, h, p.M, p.V);
-    ahead.add(p.out, size, (b * p.M * p.H + h) * p.V, p.H * p.V, p.M, p.V), ahead.add(p.dq, size, (b * p.M * p.H + h) * p.K, p.H * p.K, p.M, p.K);
-    ahead.add(p.dk, size, (b * p.N * p.G + task.g) * p.K, p.G * p.K, p.N, p.K), ahead.add(p.dv, size, (b * p.N * p.G + task.g) * p.V, p.G * p.V, p.N, p.V);
+    ahead.add(p.out, size, (b * p.M * p.H + h) * p.V, p.H * p.V, p.M, p.V),
+        ahead.add(p.dq, size, (b * p.M * p.H + h) * p.K, p.H * p.K, p.M, p.K);
+    ahead.add(p.dk, size, (b * p.N * p.G + task.g) * p.K, p.G * p.K, p.N, p.K),
+        ahead.add(p.dv, size, (b * p.N * p.G + task.g) * p.V, p.G * p.V, p.N, p.V);
     return ahead;
   }
   template <class Kind> std::pair<long, long> keys(const Problem& p, Tile<Kind>& tile) const {
@@ -68,16 +72,21 @@ template <class Kind> size_t forward(const Problem& p, int64_t index, Arena aren
   Ahead ahead = Task::ahead<Kind>(p, index + 1);
   for (long t = task.t0; t < task.t1; t++) {
     tile.set(t);
-    if (few) slim.begin(tile);
-    else tile.pack_lanes(x.q, p.K, q);
+    if (few)
+      slim.begin(tile);
+    else
+      tile.pack_lanes(x.q, p.K, q);
     bool fresh = true;  // nothing in o yet
     for (int i = 0; i < LANES; i++) top[i] = -infinity<S>, sum[i] = 0;
 
     for (long n = tile.first; n < tile.last; n += BLOCK) {
       tile.find(n, std::min(n + BLOCK, tile.last));
       for (const Run& r : tile) {
-        if (few) slim.scores(tile, r, n, w.numbers);
-        else gemm<Kind>(k.at(n + r.at), k.row, 1, q + r.v0 * L<S>, LANES, k.words(), w.row(r.at) + r.v0 * L<S>, LANES, r.rows, (r.v1 - r.v0) * L<S>, false);
+        if (few)
+          slim.scores(tile, r, n, w.numbers);
+        else
+          gemm<Kind>(k.at(n + r.at), k.row, 1, q + r.v0 * L<S>, LANES, k.words(), w.row(r.at) + r.v0 * L<S>, LANES,
+                     r.rows, (r.v1 - r.v0) * L<S>, false);
         if (biased) tile.add(x, (S)p.scale, w.numbers, r, n);
         if (r.masked) tile.mask(w.numbers, r, n);
         if (kept) tile.keep(kept, r, n);
@@ -94,13 +103,15 @@ template <class Kind> size_t forward(const Problem& p, int64_t index, Arena aren
         for (const Run& r : tile)
           if (r.v0 <= u && u < r.v1)
             for (int j = r.at; j < r.at + r.rows; j++) most = larger(load(at + j * LANES), most);
-        const Vec<S> peak = most == -infinity<S> ? Vec<S>{} : most, base = peak * c, less = exp2v<Kind::degree, true>((old - peak) * c);
+        const Vec<S> peak = most == -infinity<S> ? Vec<S>{} : most, base = peak * c,
+                     less = exp2v<Kind::degree, true>((old - peak) * c);
         Vec<S> one = load(sum + u * L<S>) * less, two{};
         const auto soften = [&]<bool guarded, bool drops>(std::bool_constant<guarded>, std::bool_constant<drops>) {
           for (const Run& r : tile) {
             if (u < r.v0 || r.v1 <= u) continue;
             const auto weight = [&](int j, Vec<S>& l) {
-              const Vec<S> s = load(at + j * LANES), e = exp2v<Kind::degree, guarded>(guarded ? (s - peak) * c : s * c - base);
+              const Vec<S> s = load(at + j * LANES),
+                           e = exp2v<Kind::degree, guarded>(guarded ? (s - peak) * c : s * c - base);
               l += e;
               return drops ? e * load(kept + j * LANES + u * L<S>) : e;
             };
@@ -112,9 +123,12 @@ template <class Kind> size_t forward(const Problem& p, int64_t index, Arena aren
             if (j < r.at + r.rows) w.put(j, u * L<S>, weight(j, one), Vec<S>{}, false);
           }
         };
-        if (kept) soften(std::true_type{}, std::true_type{});
-        else if (guard) soften(std::true_type{}, std::false_type{});
-        else soften(std::false_type{}, std::false_type{});
+        if (kept)
+          soften(std::true_type{}, std::true_type{});
+        else if (guard)
+          soften(std::true_type{}, std::false_type{});
+        else
+          soften(std::false_type{}, std::false_type{});
         store(top + u * L<S>, most), store(sum + u * L<S>, one + two), store(shrink + u * L<S>, less);
         const auto differs = less != 1;
         for (int i = 0; i < L<S>; i++) moved |= differs[i] != 0;
@@ -124,11 +138,16 @@ template <class Kind> size_t forward(const Problem& p, int64_t index, Arena aren
       if (moved && few) slim.shrink(tile, shrink);
       if (moved && !fresh && !few)
         for (long f = 0; f < p.V; f++)
-          for (int u = 0; u < tile.vectors; u++) store(o + f * LANES + u * L<S>, load(o + f * LANES + u * L<S>) * load(shrink + u * L<S>));
+          for (int u = 0; u < tile.vectors; u++)
+            store(o + f * LANES + u * L<S>, load(o + f * LANES + u * L<S>) * load(shrink + u * L<S>));
 
       for (const Run& r : tile)
-        if (few) slim.mix(tile, r, n, w.numbers);
-        else gemm<Kind>(v.pairs_at(n + r.at), 1, v.column, w.keys + r.at / Kind::PAIR * LANES + r.v0 * L<S>, LANES, (r.rows + Kind::PAIR - 1) / Kind::PAIR, o + r.v0 * L<S>, LANES, p.V, (r.v1 - r.v0) * L<S>, !fresh || !whole);
+        if (few)
+          slim.mix(tile, r, n, w.numbers);
+        else
+          gemm<Kind>(v.pairs_at(n + r.at), 1, v.column, w.keys + r.at / Kind::PAIR * LANES + r.v0 * L<S>, LANES,
+                     (r.rows + Kind::PAIR - 1) / Kind::PAIR, o + r.v0 * L<S>, LANES, p.V, (r.v1 - r.v0) * L<S>,
+                     !fresh || !whole);
       fresh = false;
     }
     if (fresh) std::memset(o, 0, p.V * LANES * sizeof(S));
@@ -137,10 +156,13 @@ template <class Kind> size_t forward(const Problem& p, int64_t index, Arena aren
     for (int u = 0; u < tile.vectors; u++) {
       const Vec<S> l = load(sum + u * L<S>), some = l == 0 ? splat<S>(1) : l;
       store(shrink + u * L<S>, l == 0 ? Vec<S>{} : (S)(1 / p.keep) / some);
-      store(lse + u * L<S>, l == 0 ? splat(-infinity<S>) : load(top + u * L<S>) * (biased ? (S)1 : (S)p.scale) + logv(some));
+      store(lse + u * L<S>,
+            l == 0 ? splat(-infinity<S>) : load(top + u * L<S>) * (biased ? (S)1 : (S)p.scale) + logv(some));
     }
-    if (few) slim.write(tile, shrink, task.b);
-    else tile.write(o, p.V, shrink, p.out);
+    if (few)
+      slim.write(tile, shrink, task.b);
+    else
+      tile.write(o, p.V, shrink, p.out);
     tile.write(lse, p.lse);
   }
   return arena.used;

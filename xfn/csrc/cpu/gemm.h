@@ -9,7 +9,8 @@ namespace {
 template <class S> INLINE Vec<S> fma(Vec<S> a, Vec<S> b, Vec<S> c) { return a * b + c; }
 
 template <class Kind, int R, int W, class S = typename Kind::S>
-__attribute__((noinline)) void micro(const S* A, long ra, long ka, const S* B, long kb, long depth, S* C, long rc, bool add) {
+__attribute__((noinline)) void micro(const S* A, long ra, long ka, const S* B, long kb, long depth, S* C, long rc,
+                                     bool add) {
   Vec<S> c[R][W];
 #pragma GCC unroll 64
   for (int i = 0; i < R * W; i++) c[i / W][i % W] = Vec<S>{};
@@ -51,18 +52,31 @@ INLINE void column(const S* A, long ra, long ka, const S* B, long kb, long depth
 }
 
 // rows x lanes, lanes a multiple of L.
-template <class Kind, class S = typename Kind::S>
-void gemm(const S* A, long ra, long ka, const S* B, long kb, long depth, S* C, long rc, long rows, long lanes, bool add) {
+template <class Kind, class S = typename Kind::S> void gemm(const S* A, long ra, long ka, const S* B, long kb,
+                                                            long depth, S* C, long rc, long rows, long lanes,
+                                                            bool add) {
   constexpr int l = L<S>;
   if (rows <= 0) return;
   for (; lanes > 0;) {
 #if REGISTERS == 32
-    if (lanes >= 4 * l) { column<Kind, 4, 6>(A, ra, ka, B, kb, depth, C, rc, rows, add), B += 4 * l, C += 4 * l, lanes -= 4 * l; continue; }
-    if (lanes >= 3 * l) { column<Kind, 3, 8>(A, ra, ka, B, kb, depth, C, rc, rows, add), B += 3 * l, C += 3 * l, lanes -= 3 * l; continue; }
-    if (lanes >= 2 * l) { column<Kind, 2, 8>(A, ra, ka, B, kb, depth, C, rc, rows, add), B += 2 * l, C += 2 * l, lanes -= 2 * l; continue; }
+    if (lanes >= 4 * l) {
+      column<Kind, 4, 6>(A, ra, ka, B, kb, depth, C, rc, rows, add), B += 4 * l, C += 4 * l, lanes -= 4 * l;
+      continue;
+    }
+    if (lanes >= 3 * l) {
+      column<Kind, 3, 8>(A, ra, ka, B, kb, depth, C, rc, rows, add), B += 3 * l, C += 3 * l, lanes -= 3 * l;
+      continue;
+    }
+    if (lanes >= 2 * l) {
+      column<Kind, 2, 8>(A, ra, ka, B, kb, depth, C, rc, rows, add), B += 2 * l, C += 2 * l, lanes -= 2 * l;
+      continue;
+    }
     column<Kind, 1, 16>(A, ra, ka, B, kb, depth, C, rc, rows, add), B += l, C += l, lanes -= l;
 #else
-    if (lanes >= 2 * l) { column<Kind, 2, 6>(A, ra, ka, B, kb, depth, C, rc, rows, add), B += 2 * l, C += 2 * l, lanes -= 2 * l; continue; }
+    if (lanes >= 2 * l) {
+      column<Kind, 2, 6>(A, ra, ka, B, kb, depth, C, rc, rows, add), B += 2 * l, C += 2 * l, lanes -= 2 * l;
+      continue;
+    }
     column<Kind, 1, 8>(A, ra, ka, B, kb, depth, C, rc, rows, add), B += l, C += l, lanes -= l;
 #endif
   }

@@ -15,7 +15,9 @@ template <class Kind, bool second> size_t gradient(const Problem& p, int64_t ind
   Slope<Kind, second> at(p, true, arena);
   S* sums = arena.take<S>(p.K * LANES);
   const auto [n0, n1] = counts ? std::pair<long, long>(0, p.N) : task.keys(p, tile);
-  const auto keys = [&, n0 = n0, n1 = n1](const Sequence& t, long features, bool by_key) { return Keys<Kind>::of(t, task.b, task.g, n0, n1, features, by_key, often, arena); };
+  const auto keys = [&, n0 = n0, n1 = n1](const Sequence& t, long features, bool by_key) {
+    return Keys<Kind>::of(t, task.b, task.g, n0, n1, features, by_key, often, arena);
+  };
   const auto k = keys(p.x.k, p.K, true), tk = keys(p.u.k, p.K, true);
   const auto v = keys(p.x.v, p.V, false), tv = keys(p.u.v, p.V, false);
   const long wk = up(p.K, L<S>), wv = up(p.V, L<S>);
@@ -40,7 +42,9 @@ template <class Kind, bool second> size_t gradient(const Problem& p, int64_t ind
 
         const auto to_keys = [&](const Weights<Kind>& a, const Side<Kind>& b, S* to, long width) {
           if (!to || !b) return;
-          gemm<Kind>(a.lanes + (r.at * LANES + l0) / Kind::PAIR, LANES / Kind::PAIR, 1, b.rows + l0 / Kind::PAIR * b.stride, b.stride, lanes / Kind::PAIR, to + (key - n0) * width, width, r.rows, width, true);
+          gemm<Kind>(a.lanes + (r.at * LANES + l0) / Kind::PAIR, LANES / Kind::PAIR, 1,
+                     b.rows + l0 / Kind::PAIR * b.stride, b.stride, lanes / Kind::PAIR, to + (key - n0) * width, width,
+                     r.rows, width, true);
         };
         to_keys(second ? at.C : at.P, at.dout, dv, wv);
         to_keys(at.slant(), at.q, dk, wk);
@@ -49,7 +53,8 @@ template <class Kind, bool second> size_t gradient(const Problem& p, int64_t ind
 
         const auto to_queries = [&](const Weights<Kind>& b, const Keys<Kind>& a) {
           if (!p.dq || !a) return;
-          gemm<Kind>(a.pairs_at(key), 1, a.column, b.keys + r.at / Kind::PAIR * LANES + l0, LANES, (r.rows + Kind::PAIR - 1) / Kind::PAIR, sums + l0, LANES, p.K, lanes, true);
+          gemm<Kind>(a.pairs_at(key), 1, a.column, b.keys + r.at / Kind::PAIR * LANES + l0, LANES,
+                     (r.rows + Kind::PAIR - 1) / Kind::PAIR, sums + l0, LANES, p.K, lanes, true);
         };
         to_queries(at.slant(), k);
         if (second) to_queries(at.dS, tk);
@@ -82,7 +87,8 @@ template <class Kind, bool second> size_t gradient(const Problem& p, int64_t ind
 template <class Kind, bool second> size_t dense_gradient(const Problem& p, int64_t index, Arena arena) {
   typedef typename Kind::S S;
   const bool counts = !arena.front;
-  const long tiles = (p.M + LANES - 1) / LANES, parts = p.dense_M == 1 ? 1 : tiles, slice = index / parts, part = index % parts;
+  const long tiles = (p.M + LANES - 1) / LANES, parts = p.dense_M == 1 ? 1 : tiles, slice = index / parts,
+             part = index % parts;
   const bool often = p.M > 16;
   Slope<Kind, second> at(p, false, arena);
   S* sums = arena.take<S>(p.N * LANES);
@@ -93,7 +99,9 @@ template <class Kind, bool second> size_t dense_gradient(const Problem& p, int64
       const long g = h / (p.H / p.G);
       if (p.slice[b * p.H + h] != slice && !counts) continue;
       arena = rest;
-      const auto keys = [&](const Sequence& t, long features) { return Keys<Kind>::of(t, b, g, 0, p.N, features, false, often, arena); };
+      const auto keys = [&](const Sequence& t, long features) {
+        return Keys<Kind>::of(t, b, g, 0, p.N, features, false, often, arena);
+      };
       const auto k = keys(p.x.k, p.K), v = keys(p.x.v, p.V), tk = keys(p.u.k, p.K), tv = keys(p.u.v, p.V);
       if (counts) return arena.used;
       Tile<Kind> tile(p, b, g);

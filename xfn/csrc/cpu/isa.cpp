@@ -26,7 +26,8 @@ const Isa& chosen() {
 #if defined(__x86_64__)
     __builtin_cpu_init();
     const bool two = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
-    const bool five = two && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+    const bool five = two && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
     const Isa all[] = {
         {"avx512bf16", avx512bf16, five && __builtin_cpu_supports("avx512bf16")},
         {"avx512", avx512, five},

@@ -5,7 +5,7 @@
 
 namespace xfn {
 
-const char* isa();                     // "unknown" where XFN_ISA names none
-const Kernels* kernels(Dtype dtype);   // null: there are none
+const char* isa();                    // "unknown" where XFN_ISA names none
+const Kernels* kernels(Dtype dtype);  // null: there are none
 
 }  // namespace xfn

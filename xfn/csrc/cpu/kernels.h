@@ -17,13 +17,20 @@ namespace {
 
 template <class Kind> size_t task(const Problem& p, Member member, int64_t index, Arena arena) {
   switch (member) {
-    case Member::forward: return forward<Kind>(p, index, arena);
-    case Member::backward: return gradient<Kind, false>(p, index, arena);
-    case Member::jvp: return tangent<Kind, false>(p, index, arena);
-    case Member::hvp: return gradient<Kind, true>(p, index, arena);
-    case Member::dense: return dense_gradient<Kind, false>(p, index, arena);
-    case Member::dense2: return dense_gradient<Kind, true>(p, index, arena);
-    default: return tangent<Kind, true>(p, index, arena);
+    case Member::forward:
+      return forward<Kind>(p, index, arena);
+    case Member::backward:
+      return gradient<Kind, false>(p, index, arena);
+    case Member::jvp:
+      return tangent<Kind, false>(p, index, arena);
+    case Member::hvp:
+      return gradient<Kind, true>(p, index, arena);
+    case Member::dense:
+      return dense_gradient<Kind, false>(p, index, arena);
+    case Member::dense2:
+      return dense_gradient<Kind, true>(p, index, arena);
+    default:
+      return tangent<Kind, true>(p, index, arena);
   }
 }
 
@@ -40,15 +47,21 @@ template <class Kind> constexpr Kernels KERNELS = {
 
 const Kernels* NAME(Dtype dtype) {
   switch (dtype) {
-    case Dtype::f32: return &KERNELS<Numbers<float, float>>;
-    case Dtype::f64: return &KERNELS<Numbers<double, double>>;
-    case Dtype::f16: return &KERNELS<Numbers<f16, float>>;
+    case Dtype::f32:
+      return &KERNELS<Numbers<float, float>>;
+    case Dtype::f64:
+      return &KERNELS<Numbers<double, double>>;
+    case Dtype::f16:
+      return &KERNELS<Numbers<f16, float>>;
 #ifdef AVX512BF16
-    case Dtype::bf16: return &KERNELS<Pairs>;
+    case Dtype::bf16:
+      return &KERNELS<Pairs>;
 #else
-    case Dtype::bf16: return &KERNELS<Numbers<bf16, float>>;
+    case Dtype::bf16:
+      return &KERNELS<Numbers<bf16, float>>;
 #endif
-    default: return nullptr;
+    default:
+      return nullptr;
   }
 }
 

@@ -20,7 +20,9 @@ struct Pairs {  // of bfloat16, multiplied and summed two by two
   static constexpr int PAIR = 2;
   static constexpr bool in_place = true;
   static constexpr int degree = 4;
-  static INLINE Vec<S> mac(Vec<S> a, Vec<S> b, Vec<S> c) { return (Vec<S>)_mm512_dpbf16_ps((__m512)c, (__m512bh)(__m512)a, (__m512bh)(__m512)b); }
+  static INLINE Vec<S> mac(Vec<S> a, Vec<S> b, Vec<S> c) {
+    return (Vec<S>)_mm512_dpbf16_ps((__m512)c, (__m512bh)(__m512)a, (__m512bh)(__m512)b);
+  }
   static INLINE Vec<S> words(const T* p, int count) {
     if (count >= 2 * L<S>) return load((const S*)p);
     T row[2 * L<S>] = {};
@@ -28,10 +30,13 @@ struct Pairs {  // of bfloat16, multiplied and summed two by two
     return load((const S*)row);
   }
   static INLINE Vec<S> pair(Vec<S> a, Vec<S> b) {  // word i holds a[i] and b[i]
-    const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+    const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6,
+                                           21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
     return (Vec<S>)(__m512)_mm512_permutexvar_epi16(order, (__m512i)_mm512_cvtne2ps_pbh((__m512)b, (__m512)a));
   }
-  static INLINE void narrow(Vec<S> v, S* row, long at) { _mm256_storeu_si256((__m256i*)((bf16*)row + at), (__m256i)_mm512_cvtneps_pbh((__m512)v)); }
+  static INLINE void narrow(Vec<S> v, S* row, long at) {
+    _mm256_storeu_si256((__m256i*)((bf16*)row + at), (__m256i)_mm512_cvtneps_pbh((__m512)v));
+  }
 };
 #endif
 
@@ -53,11 +58,15 @@ struct Arena {
 // What the next task will read and write, fetched little by little while this one computes. Small heads alone: the keys
 // of a large one would be gone from the cache before they are used.
 struct Ahead {
-  struct Rows { const char* at; long step, bytes, left; } rows[10];
+  struct Rows {
+    const char* at;
+    long step, bytes, left;
+  } rows[10];
   int found = 0, now = 0;
 
   void add(const void* data, size_t size, long start, long step, long count, long features) {
-    if (data && found < 10) rows[found++] = {(const char*)data + start * size, (long)(step * size), (long)(features * size), count};
+    if (data && found < 10)
+      rows[found++] = {(const char*)data + start * size, (long)(step * size), (long)(features * size), count};
   }
   template <class Kind> void add(const Sequence& t, long b, long head, long count, long features) {
     if (t.data) add(t.data, sizeof(typename Kind::T), t.batch[b] + head * t.head, t.length, count, features);
@@ -78,7 +87,8 @@ void interleave(const T* const* rows, long count, long features, S* to, long str
   constexpr int l = L<S>;
   if constexpr (Kind::PAIR == 1) {
     for (long i = 0; i < count; i++)
-      for (long f = 0; f < features; f += l) store(to + i * stride + f, rows[i] ? widen(rows[i] + f, features - f) : Vec<S>{});
+      for (long f = 0; f < features; f += l)
+        store(to + i * stride + f, rows[i] ? widen(rows[i] + f, features - f) : Vec<S>{});
   } else {
     for (long i = 0; i < count; i += 2)
       for (long f = 0; f < features; f += l) {
@@ -104,7 +114,8 @@ template <class Kind> struct Keys {
 
   // Keys [n0, n1); n0 is even. `by_key`: words by key are needed too. `often`: they are read by many queries, so that
   // rows far apart, which fall into few sets of a cache, are better brought together.
-  static Keys of(const Sequence& t, long b, long g, long n0, long n1, long features, bool by_key, bool often, Arena& arena) {
+  static Keys of(const Sequence& t, long b, long g, long n0, long n1, long features, bool by_key, bool often,
+                 Arena& arena) {
     Keys k;
     k.first = n0, k.features = features;
     const bool absent = !t.data, apart = often && t.length != features;
@@ -118,7 +129,8 @@ template <class Kind> struct Keys {
       k.rows = (const S*)from, k.row = t.length / Kind::PAIR;
     } else if (Kind::PAIR == 1) {
       for (long n = 0; n < n1 - n0; n++)
-        for (long f = 0; f < features; f += L<S>) store(rows + n * width + f, widen(from + n * t.length + f, features - f));
+        for (long f = 0; f < features; f += L<S>)
+          store(rows + n * width + f, widen(from + n * t.length + f, features - f));
       k.rows = rows, k.row = width;
     } else {
       std::memset(rows, 0, (n1 - n0) * words * sizeof(S));

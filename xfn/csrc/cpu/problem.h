@@ -39,8 +39,8 @@ struct Bound {  // int64 [..., queries]
 struct Operands {  // x, or a tangent of x; what is absent has no data
   Sequence q, k, v;
   Square dense;
-  Rows slopes;            // [..., heads], its length stride unused
-  Rows spoilt, unsound;   // NaN for queries and for keys that are not finite and were made zero, else 0; both or none
+  Rows slopes;           // [..., heads], its length stride unused
+  Rows spoilt, unsound;  // NaN for queries and for keys that are not finite and were made zero, else 0; both or none
 };
 
 struct Outputs {  // y, a tangent or a cotangent of y
@@ -56,27 +56,27 @@ struct Problem {
   uint32_t threshold;  // a lane of bits below it is dropped
   Dtype dtype;
 
-  Operands x, u, w;         // u: a tangent of x; w: a second one
+  Operands x, u, w;  // u: a tangent of x; w: a second one
   Outputs y, uy, wy, dy, tdy;
   Bound lo, hi;
-  const int64_t* key;       // two words per example, or null: no dropout
+  const int64_t* key;  // two words per example, or null: no dropout
   const int64_t* key_batch;
 
   // Results, contiguous with batch first. Gradients are one per example.
   void *out, *dq, *dk, *dv;
-  void* dense;              // in the dtype of sums, [slices, M or 1, N or 1]: examples and heads that share their bias
-  const int64_t* slice;     // share a slice, slice[b * H + h]
+  void* dense;           // in the dtype of sums, [slices, M or 1, N or 1]: examples and heads that share their bias
+  const int64_t* slice;  // share a slice, slice[b * H + h]
   int64_t slices, dense_M, dense_N;
-  bool alone;               // each example and head has a slice of its own, and each query and key a number of it
-  void *lse, *slopes;       // in the dtype of sums; slopes one per query, [B, H, M]
+  bool alone;                 // each example and head has a slice of its own, and each query and key a number of it
+  void *lse, *slopes;         // in the dtype of sums; slopes one per query, [B, H, M]
   std::atomic<bool>* broken;  // set where a result is not finite
-  int64_t chunks;           // into which the tiles of a head are cut, one task each
+  int64_t chunks;             // into which the tiles of a head are cut, one task each
 };
 
 // The kernels of one instruction set and one dtype.
 struct Kernels {
-  int64_t (*tiles)(const Problem&);                       // of one key head
-  size_t (*scratch)(const Problem&, Member);              // bytes for one task
+  int64_t (*tiles)(const Problem&);           // of one key head
+  size_t (*scratch)(const Problem&, Member);  // bytes for one task
   void (*run)(const Problem&, Member, int64_t task, char* scratch);
 };
 

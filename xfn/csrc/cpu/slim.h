@@ -21,7 +21,8 @@ template <class Kind> struct Slim {
   static bool fits(const Problem& p) { return p.H / p.G * p.M <= FEW; }
   Slim(const Problem& p, long b, long g, Arena& arena) : p(p), wk(up(p.K, L<S>)), wv(up(p.V, L<S>)) {
     q = arena.take<S>(FEW * wk), o = arena.take<S>(FEW * wv);
-    k = (const T*)p.x.k.data + p.x.k.batch[b] + g * p.x.k.head, v = (const T*)p.x.v.data + p.x.v.batch[b] + g * p.x.v.head;
+    k = (const T*)p.x.k.data + p.x.k.batch[b] + g * p.x.k.head,
+    v = (const T*)p.x.v.data + p.x.v.batch[b] + g * p.x.v.head;
   }
 
   void begin(const Tile<Kind>& tile) {

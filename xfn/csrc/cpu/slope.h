@@ -17,7 +17,8 @@ template <class Kind> struct Side {
   const Sequence* t;
   S *lanes = nullptr, *rows = nullptr;
   long features, stride;
-  Side(const Sequence& t, long features, bool by_row, Arena& arena) : t(&t), features(features), stride(up(features, L<S>)) {
+  Side(const Sequence& t, long features, bool by_row, Arena& arena)
+      : t(&t), features(features), stride(up(features, L<S>)) {
     if (t.data) lanes = arena.take<S>((features + 1) * LANES);
     if (t.data && by_row) rows = arena.take<S>(LANES / Kind::PAIR * stride);
   }
@@ -72,17 +73,20 @@ template <class Kind, bool second> struct Slope {
       const long at = u * L<S>;
       store(lse2 + at, tile.numbers(p.y.lse, u) * (S)LOG2E);
       store(delta + at, load(delta + at) - tile.numbers(p.dy.lse, u));
-      if (second) store(tdelta + at, load(tdelta + at) - tile.numbers(p.tdy.lse, u)), store(mean + at, tile.numbers(p.uy.lse, u));
+      if (second)
+        store(tdelta + at, load(tdelta + at) - tile.numbers(p.tdy.lse, u)), store(mean + at, tile.numbers(p.uy.lse, u));
     }
     for (int i = 0; i < LANES; i++)  // no weight where nothing is seen, and none in lanes that are not in use
       if (i >= tile.count || lse2[i] == -infinity<S>) lse2[i] = infinity<S>, delta[i] = tdelta[i] = mean[i] = 0;
   }
 
-  void run(const Tile<Kind>& tile, const Run& r, long n, const Keys<Kind>& k, const Keys<Kind>& v, const Keys<Kind>& tk, const Keys<Kind>& tv) {
+  void run(const Tile<Kind>& tile, const Run& r, long n, const Keys<Kind>& k, const Keys<Kind>& v, const Keys<Kind>& tk,
+           const Keys<Kind>& tv) {
     const long width = (r.v1 - r.v0) * L<S>, l0 = r.v0 * L<S>;
     const auto product = [&](const Keys<Kind>& a, const Side<Kind>& b, const Weights<Kind>& to, bool add) {
       if (!a || !b) return add;
-      gemm<Kind>(a.at(n + r.at), a.row, 1, b.lanes + l0, LANES, a.words(), to.row(r.at) + l0, LANES, r.rows, width, add);
+      gemm<Kind>(a.at(n + r.at), a.row, 1, b.lanes + l0, LANES, a.words(), to.row(r.at) + l0, LANES, r.rows, width,
+                 add);
       return true;
     };
     product(k, q, P, false);
@@ -102,7 +106,9 @@ template <class Kind, bool second> struct Slope {
       const Vec<S> l2 = load(lse2 + at), de = load(delta + at), tde = load(tdelta + at), mu = load(mean + at);
       const Vec<S> query = tile.queries(u);
       Vec<S> bend = load(slope + at);
-      struct Row { Vec<S> P{}, dS{}, C{}, Z{}; };
+      struct Row {
+        Vec<S> P{}, dS{}, C{}, Z{};
+      };
       const auto compute = [&](int j) INLINE_LAMBDA {
         const long o = j * LANES + at;
         const Vec<S> s = load(P.numbers + o);

@@ -17,11 +17,14 @@ template <class Kind, bool second> size_t tangent(const Problem& p, int64_t inde
   const Operands none{}, &w = second ? p.w : none;
   const auto lanes = [&](const Sequence& t) { return t.data ? arena.take<S>((p.K + 1) * LANES) : nullptr; };
   S *q = lanes(p.x.q), *uq = lanes(p.u.q), *wq = lanes(w.q);
-  const Weights<Kind> P(BLOCK, false, true, arena), U(BLOCK, false, true, arena), W(second ? BLOCK : 0, false, true, arena), T(second ? BLOCK : 0, false, true, arena);
+  const Weights<Kind> P(BLOCK, false, true, arena), U(BLOCK, false, true, arena),
+      W(second ? BLOCK : 0, false, true, arena), T(second ? BLOCK : 0, false, true, arena);
   S* kept = p.key ? arena.take<S>(BLOCK * LANES) : nullptr;
   S* o = arena.take<S>(p.V * LANES);
   const auto [n0, n1] = counts ? std::pair<long, long>(0, p.N) : task.keys(p, tile);
-  const auto keys = [&, n0 = n0, n1 = n1](const Sequence& t, long features, bool by_key) { return Keys<Kind>::of(t, task.b, task.g, n0, n1, features, by_key, often, arena); };
+  const auto keys = [&, n0 = n0, n1 = n1](const Sequence& t, long features, bool by_key) {
+    return Keys<Kind>::of(t, task.b, task.g, n0, n1, features, by_key, often, arena);
+  };
   const auto k = keys(p.x.k, p.K, false), uk = keys(p.u.k, p.K, false), wk = keys(w.k, p.K, false);
   const auto v = keys(p.x.v, p.V, true), uv = keys(p.u.v, p.V, true), wv = keys(w.v, p.V, true);
   if (counts) return arena.used;
@@ -70,10 +73,13 @@ template <class Kind, bool second> size_t tangent(const Problem& p, int64_t inde
           const long at = u * L<S>;
           const Vec<S> l2 = load(lse2 + at), m1 = load(mu + at), m2 = load(mw + at);
           Vec<S> sum = load(mean + at);
-          struct Row { Vec<S> P{}, U{}, W{}; };
+          struct Row {
+            Vec<S> P{}, U{}, W{};
+          };
           const auto compute = [&](int j) INLINE_LAMBDA {
             const long a = j * LANES + at;
-            const Vec<S> e = exp2v<Kind::degree, true>(load(P.numbers + a) * c - l2), d = kept ? e * load(kept + a) * grow : e;
+            const Vec<S> e = exp2v<Kind::degree, true>(load(P.numbers + a) * c - l2),
+                         d = kept ? e * load(kept + a) * grow : e;
             const Vec<S> turn = load(U.numbers + a);
             if (!second) {
               sum += e * turn;
@@ -98,10 +104,13 @@ template <class Kind, bool second> size_t tangent(const Problem& p, int64_t inde
         }
         const auto mix = [&](const Keys<Kind>& a, const Weights<Kind>& b) {
           if (!a) return;
-          gemm<Kind>(a.pairs_at(key), 1, a.column, b.keys + r.at / Kind::PAIR * LANES + l0, LANES, (r.rows + Kind::PAIR - 1) / Kind::PAIR, o + l0, LANES, p.V, width, true);
+          gemm<Kind>(a.pairs_at(key), 1, a.column, b.keys + r.at / Kind::PAIR * LANES + l0, LANES,
+                     (r.rows + Kind::PAIR - 1) / Kind::PAIR, o + l0, LANES, p.V, width, true);
         };
-        if (second) mix(v, P), mix(wv, U), mix(uv, W);
-        else mix(v, U), mix(uv, P);
+        if (second)
+          mix(v, P), mix(wv, U), mix(uv, W);
+        else
+          mix(v, U), mix(uv, P);
       }
     }
 

@@ -9,7 +9,9 @@ constexpr int STEP = 16;     // keys that are skipped, or masked, together
 struct Run {  // keys [at, at + rows) of a block against vectors [v0, v1) of lanes
   int at, rows, v0, v1;
   bool masked;
-  bool alike(const Run& next) const { return v0 == next.v0 && v1 == next.v1 && masked == next.masked && at + rows == next.at; }
+  bool alike(const Run& next) const {
+    return v0 == next.v0 && v1 == next.v1 && masked == next.masked && at + rows == next.at;
+  }
 };
 
 template <class Kind> struct Tile {
@@ -20,12 +22,12 @@ template <class Kind> struct Tile {
 
   const Problem& p;
   long b, g;
-  int count, vectors;         // lanes, and vectors of lanes, in use
-  int m[LANES], h[LANES];     // the query and the head of each lane; lanes beyond `count` repeat the last
+  int count, vectors;      // lanes, and vectors of lanes, in use
+  int m[LANES], h[LANES];  // the query and the head of each lane; lanes beyond `count` repeat the last
   I lo[LANES], hi[LANES];
-  long first, last;           // the keys that any lane sees
+  long first, last;  // the keys that any lane sees
   Run runs[BLOCK / STEP];
-  int found;                  // how many runs the block has
+  int found;  // how many runs the block has
 
   Tile(const Problem& p, long b, long g) : p(p), b(b), g(g) {}
 
@@ -76,8 +78,10 @@ template <class Kind> struct Tile {
         if (least_lo[v] < end && most_hi[v] > n) run.v0 = std::min(run.v0, v), run.v1 = v + 1;
       for (int v = run.v0; v < run.v1; v++) run.masked |= most_lo[v] > n || least_hi[v] < end;
       if (run.v0 >= run.v1) continue;
-      if (found && runs[found - 1].alike(run)) runs[found - 1].rows += run.rows;
-      else runs[found++] = run;
+      if (found && runs[found - 1].alike(run))
+        runs[found - 1].rows += run.rows;
+      else
+        runs[found++] = run;
     }
   }
 
@@ -111,7 +115,8 @@ template <class Kind> struct Tile {
   Vec<S> numbers(const Rows& t, int v) const {
     Vec<S> x{};
     if (t.data)
-      for (int i = 0; i < L<S>; i++) x[i] = ((const S*)t.data)[t.batch[b] + h[v * L<S> + i] * t.head + m[v * L<S> + i] * t.length];
+      for (int i = 0; i < L<S>; i++)
+        x[i] = ((const S*)t.data)[t.batch[b] + h[v * L<S> + i] * t.head + m[v * L<S> + i] * t.length];
     return x;
   }
   Vec<S> queries(int v) const {
@@ -128,7 +133,8 @@ template <class Kind> struct Tile {
       for (int i = 0; i < L<S>; i++) {
         const T *x = row(a, v * L<S> + i), *y = row(c, v * L<S> + i);
         r[i] = Vec<S>{};
-        for (long f = 0; x && f < features; f += L<S>) r[i] += widen(x + f, (int)(features - f)) * widen(y + f, (int)(features - f));
+        for (long f = 0; x && f < features; f += L<S>)
+          r[i] += widen(x + f, (int)(features - f)) * widen(y + f, (int)(features - f));
       }
       transpose<S>(r);
       Vec<S> sum = load(to + v * L<S>);
@@ -145,11 +151,16 @@ template <class Kind> struct Tile {
     }
     if (!x.dense.data) return;
     switch (x.dense.dtype) {
-      case Dtype::f32: return add_square<float>(x.dense, scale, s, r, n0);
-      case Dtype::f64: return add_square<double>(x.dense, scale, s, r, n0);
-      case Dtype::bf16: return add_square<bf16>(x.dense, scale, s, r, n0);
-      case Dtype::f16: return add_square<f16>(x.dense, scale, s, r, n0);
-      case Dtype::boolean: return add_square<bool>(x.dense, scale, s, r, n0);
+      case Dtype::f32:
+        return add_square<float>(x.dense, scale, s, r, n0);
+      case Dtype::f64:
+        return add_square<double>(x.dense, scale, s, r, n0);
+      case Dtype::bf16:
+        return add_square<bf16>(x.dense, scale, s, r, n0);
+      case Dtype::f16:
+        return add_square<f16>(x.dense, scale, s, r, n0);
+      case Dtype::boolean:
+        return add_square<bool>(x.dense, scale, s, r, n0);
     }
   }
 
@@ -171,7 +182,8 @@ template <class Kind> struct Tile {
     for (int n = r.at; n < r.at + r.rows; n += 8) {
       uint32_t words[4][LANES];
       for (int i = r.v0 * L<S>; i < r.v1 * L<S>; i++) {
-        uint32_t c0 = (uint32_t)((n0 + n) / 8), c1 = m[i], c2 = h[i], c3 = 0, k0 = (uint32_t)key[0], k1 = (uint32_t)key[1];
+        uint32_t c0 = (uint32_t)((n0 + n) / 8), c1 = m[i], c2 = h[i], c3 = 0, k0 = (uint32_t)key[0],
+                 k1 = (uint32_t)key[1];
         for (int round = 0; round < 7; round++) {
           const uint64_t x = (uint64_t)c0 * 0xD2511F53u, y = (uint64_t)c2 * 0xCD9E8D57u;
           c0 = (uint32_t)(y >> 32) ^ c1 ^ k0, c1 = (uint32_t)y, c2 = (uint32_t)(x >> 32) ^ c3 ^ k1, c3 = (uint32_t)x;
@@ -214,7 +226,8 @@ template <class Kind> struct Tile {
     for (int v = r.v0; v < r.v1; v++)
       for (int n = 0; n < r.rows; n += L<S>) {
         Vec<S> x[L<S>];
-        for (int j = 0; j < L<S>; j++) x[j] = n + j < r.rows ? load(from + (r.at + n + j) * LANES + v * L<S>) : Vec<S>{};
+        for (int j = 0; j < L<S>; j++)
+          x[j] = n + j < r.rows ? load(from + (r.at + n + j) * LANES + v * L<S>) : Vec<S>{};
         transpose<S>(x);
         for (int i = 0; i < L<S> && v * L<S> + i < count; i++) {
           const int lane = v * L<S> + i;
@@ -254,8 +267,10 @@ template <class Kind> struct Tile {
     } else {
       Vec<S> x{};
       for (int i = 0; i < L<S> && i < count; i++) {
-        if constexpr (std::is_same_v<D, bf16>) x[i] = (S)cast<float>((uint32_t)d[i].bits << 16);
-        else x[i] = (S)d[i];
+        if constexpr (std::is_same_v<D, bf16>)
+          x[i] = (S)cast<float>((uint32_t)d[i].bits << 16);
+        else
+          x[i] = (S)d[i];
       }
       return x;
     }
@@ -274,7 +289,8 @@ template <class Kind> struct Tile {
     for (int v = r.v0; v < r.v1; v++) {
       const D* rows[L<S>];
       for (int i = 0; i < L<S>; i++)
-        rows[i] = (const D*)t.data + t.batch[b] + h[v * L<S> + i] * t.head + m[v * L<S> + i] * t.query + (n0 + r.at) * t.key;
+        rows[i] =
+            (const D*)t.data + t.batch[b] + h[v * L<S> + i] * t.head + m[v * L<S> + i] * t.query + (n0 + r.at) * t.key;
       const bool alike = t.query == 0 && (t.head == 0 || h[v * L<S>] == h[v * L<S> + L<S> - 1]);
       for (int n = 0; n < r.rows; n += some) {
         const int count = std::min(some, r.rows - n);
@@ -287,10 +303,12 @@ template <class Kind> struct Tile {
         };
         if constexpr (std::is_same_v<D, bool>) {
           Vec<I> seen{};
-          if (alike) seen = splat<I>(flags(keys(0), count));
+          if (alike)
+            seen = splat<I>(flags(keys(0), count));
           else
             for (int i = 0; i < L<S>; i++) seen[i] = flags(keys(i), count);
-          for (int j = 0; j < count; j++) store(at + j * LANES, (seen >> j & 1) != 0 ? load(at + j * LANES) * scale : splat(-infinity<S>));
+          for (int j = 0; j < count; j++)
+            store(at + j * LANES, (seen >> j & 1) != 0 ? load(at + j * LANES) * scale : splat(-infinity<S>));
         } else {
           Vec<S> x[L<S>];
           if (alike) {
@@ -300,7 +318,8 @@ template <class Kind> struct Tile {
             for (int i = 0; i < L<S>; i++) x[i] = values(keys(i), count);
             transpose<S>(x);
           }
-          for (int j = 0; j < count; j++) store(at + j * LANES, x[j] == -infinity<S> ? x[j] : load(at + j * LANES) * scale + x[j]);
+          for (int j = 0; j < count; j++)
+            store(at + j * LANES, x[j] == -infinity<S> ? x[j] : load(at + j * LANES) * scale + x[j]);
         }
       }
     }

@@ -6,13 +6,17 @@
 
 namespace {
 
-template <class S> struct VecOf { typedef S type __attribute__((vector_size(BYTES))); };
+template <class S> struct VecOf {
+  typedef S type __attribute__((vector_size(BYTES)));
+};
 template <class S> using Vec = typename VecOf<S>::type;
 template <class S> constexpr int L = BYTES / sizeof(S);
 template <class S> using Int = std::conditional_t<sizeof(S) == 8, int64_t, int32_t>;
 
 typedef _Float16 f16;
-struct bf16 { uint16_t bits; };
+struct bf16 {
+  uint16_t bits;
+};
 
 template <class To, class From> INLINE To cast(From from) {
   static_assert(sizeof(To) == sizeof(From));
@@ -20,7 +24,11 @@ template <class To, class From> INLINE To cast(From from) {
   std::memcpy(&to, &from, sizeof to);
   return to;
 }
-template <class S> INLINE Vec<S> load(const S* p) { Vec<S> v; std::memcpy(&v, p, sizeof v); return v; }
+template <class S> INLINE Vec<S> load(const S* p) {
+  Vec<S> v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
 template <class S> INLINE void store(S* p, Vec<S> v) { std::memcpy(p, &v, sizeof v); }
 template <class S> INLINE Vec<S> splat(S x) { return x - Vec<S>{}; }  // x - 0 is x, and costs nothing; x + 0 is not
 template <class V> INLINE V larger(V a, V b) { return a > b ? a : b; }
@@ -36,9 +44,9 @@ template <class S> INLINE S total(Vec<S> v) {
 // 2ˣ, by a minimax polynomial on [-1/2, 1/2] and the exponent's bits: to 9e-8 of degree 5, to 2.8e-6 of degree 4,
 // which half types do not see, and exact at 0. Without the guard, −∞ gives NaN, and large negative numbers still 0.
 template <int degree, bool guard> INLINE Vec<float> exp2v(Vec<float> x) {
-  constexpr std::array<float, 6> c = degree == 5
-      ? std::array{1.f, .6931469776f, .2402224208f, 5.550733750e-2f, 9.671513044e-3f, 1.326472606e-3f}
-      : std::array{1.f, .6931241928f, .2402409865f, 5.590642891e-2f, 9.582852403e-3f, 0.f};
+  constexpr std::array<float, 6> c =
+      degree == 5 ? std::array{1.f, .6931469776f, .2402224208f, 5.550733750e-2f, 9.671513044e-3f, 1.326472606e-3f}
+                  : std::array{1.f, .6931241928f, .2402409865f, 5.590642891e-2f, 9.582852403e-3f, 0.f};
 #ifdef AVX512
   const __m512 t = guard ? _mm512_max_ps(_mm512_set1_ps(-200), (__m512)x) : (__m512)x;  // a NaN stays one
   const __m512 whole = _mm512_roundscale_ps(t, 0);
@@ -98,7 +106,9 @@ template <class S, int step = 1> INLINE void transpose(Vec<S> (&r)[L<S>]) {
 }
 
 // Numbers as they are stored, and back. A row of `count` < L numbers is filled up with zeros.
-template <class N> struct HalfOf { typedef N type __attribute__((vector_size(BYTES / 2))); };
+template <class N> struct HalfOf {
+  typedef N type __attribute__((vector_size(BYTES / 2)));
+};
 INLINE Vec<float> widen(const float* p) { return load(p); }
 INLINE Vec<double> widen(const double* p) { return load(p); }
 INLINE Vec<float> widen(const bf16* p) {
