@@ -36,7 +36,7 @@ template <class Kind, bool second> struct Slope {
   Weights<Kind> P, Y, dS;  // P: P ∘ D
   Weights<Kind> C, Z;      // P ∘ D ∘ c and ḋS
   S* const kept;
-  const bool biased, moves, turns;
+  const bool biased, moves, shifts, turns;
   const S c, scale, grow;
   S delta[LANES], tdelta[LANES], lse2[LANES], mean[LANES], slope[LANES];
 
@@ -55,6 +55,7 @@ template <class Kind, bool second> struct Slope {
         kept(p.key ? arena.take<S>(BLOCK * LANES) : nullptr),
         biased(p.x.dense.data || p.x.slopes.data || p.x.spoilt.data || p.scale < TINY),
         moves(second && (p.u.q.data || p.u.k.data || p.u.dense.data || p.u.slopes.data)),
+        shifts(p.u.dense.data || p.u.slopes.data),
         turns(second && (p.tdy.out.data || (p.u.v.data && p.dy.out.data))),
         c(biased ? (S)LOG2E : (S)(p.scale * LOG2E)),
         scale((S)p.scale),
@@ -98,7 +99,7 @@ template <class Kind, bool second> struct Slope {
     if (moves) {
       if (!product(tk, q, C, product(k, tq, C, false)))
         for (int j = r.at; j < r.at + r.rows; j++) std::memset(C.row(j), 0, LANES * sizeof(S));
-      tile.add(p.u, scale, C.numbers, r, n);
+      if (shifts) tile.add(p.u, scale, C.numbers, r, n);
     }
     const bool strict = p.x.spoilt.data;
     for (int u = r.v0; u < r.v1; u++) {
@@ -119,7 +120,7 @@ template <class Kind, bool second> struct Slope {
         if (strict) slant = s == -infinity<S> ? Vec<S>{} : slant;
         Row row{e * keeps, slant};
         if (second) {
-          const Vec<S> turn = moves ? load(C.numbers + o) - mu : Vec<S>{};
+          const Vec<S> turn = moves ? load(C.numbers + o) * (shifts ? (S)1 : scale) - mu : Vec<S>{};
           row.C = row.P * turn;
           row.Z = slant * turn + e * ((turns ? load(Z.numbers + o) * keeps : Vec<S>{}) - tde);
           if (strict) row.Z = s == -infinity<S> ? Vec<S>{} : row.Z, row.C = s == -infinity<S> ? Vec<S>{} : row.C;

@@ -31,6 +31,8 @@ template <class Kind, bool second> size_t tangent(const Problem& p, int64_t inde
 
   const bool biased = p.x.dense.data || p.x.slopes.data || p.x.spoilt.data || p.scale < TINY;
   const S c = biased ? (S)LOG2E : (S)(p.scale * LOG2E), scale = (S)p.scale, grow = (S)(1 / p.keep);
+  // What a tangent's products are still to be multiplied by.
+  const S us = p.u.dense.data || p.u.slopes.data ? 1 : scale, ws = w.dense.data || w.slopes.data ? 1 : scale;
 
   for (long t = task.t0; t < task.t1; t++) {
     tile.set(t);
@@ -59,7 +61,7 @@ template <class Kind, bool second> size_t tangent(const Problem& p, int64_t inde
           const bool some = product(tk, q, to.numbers, product(k, tq, to.numbers, false));
           if (!some)
             for (int j = r.at; j < r.at + r.rows; j++) std::memset(to.row(j), 0, LANES * sizeof(S));
-          tile.add(x, scale, to.numbers, r, n);
+          if (x.dense.data || x.slopes.data) tile.add(x, scale, to.numbers, r, n);
         };
         product(k, q, P.numbers, false);
         if (biased) tile.add(p.x, scale, P.numbers, r, n);
@@ -80,12 +82,12 @@ template <class Kind, bool second> size_t tangent(const Problem& p, int64_t inde
             const long a = j * LANES + at;
             const Vec<S> e = exp2v<Kind::degree, true>(load(P.numbers + a) * c - l2),
                          d = kept ? e * load(kept + a) * grow : e;
-            const Vec<S> turn = load(U.numbers + a);
+            const Vec<S> turn = load(U.numbers + a) * us;
             if (!second) {
               sum += e * turn;
               return Row{d, d * turn};
             }
-            const Vec<S> one = turn - m1, two = load(W.numbers + a) - m2;
+            const Vec<S> one = turn - m1, two = load(W.numbers + a) * ws - m2;
             const Vec<S> bend = one * two + (bent ? load(T.numbers + a) * scale : Vec<S>{});
             sum += e * bend;
             return Row{d * bend, d * one, d * two};
