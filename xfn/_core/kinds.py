@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from functools import reduce
 from numbers import Integral
 
 import torch
@@ -18,6 +19,11 @@ def wide(dtype: torch.dtype) -> torch.dtype:
 def finite(*tensors: Tensor) -> bool:
     """Whether every number is; a sum tells, for what is not finite cannot cancel."""
     return bool(sum(t.sum(dtype=wide(t.dtype)) for t in tensors).isfinite())  # type: ignore[union-attr]
+
+
+def broken(*tensors: Tensor) -> Tensor:
+    """Rows ``[...]`` of ``[..., F]`` that are not finite in any of the tensors."""
+    return reduce(torch.logical_or, (~t.isfinite().all(-1) for t in tensors))
 
 
 def autocast(*tensors: Tensor) -> tuple[Tensor, ...]:

@@ -6,8 +6,6 @@
 
 namespace {
 
-template <class S> INLINE Vec<S> fma(Vec<S> a, Vec<S> b, Vec<S> c) { return a * b + c; }
-
 template <class Kind, int R, int W, class S = typename Kind::S>
 __attribute__((noinline)) void micro(const S* A, long ra, long ka, const S* B, long kb, long depth, S* C, long rc,
                                      bool add) {

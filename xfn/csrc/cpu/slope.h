@@ -135,12 +135,7 @@ template <class Kind, bool second> struct Slope {
         P.put(j, at, a.P, b.P, two), dS.put(j, at, a.dS, b.dS, two);
         if (second) C.put(j, at, a.C, b.C, two), Z.put(j, at, a.Z, b.Z, two);
       };
-      int j = r.at;
-      for (; j + 1 < r.at + r.rows; j += 2) {
-        const Row a = compute(j), b = compute(j + 1);
-        put(j, a, b, true);
-      }
-      if (j < r.at + r.rows) put(j, compute(j), Row{}, false);
+      two_by_two<Row>(r, compute, put);
       store(slope + at, bend);
     }
   }

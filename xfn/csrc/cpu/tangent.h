@@ -96,12 +96,7 @@ template <class Kind, bool second> size_t tangent(const Problem& p, int64_t inde
             P.put(j, at, a.P, b.P, two), U.put(j, at, a.U, b.U, two);
             if (second) W.put(j, at, a.W, b.W, two);
           };
-          int j = r.at;
-          for (; j + 1 < r.at + r.rows; j += 2) {
-            const Row a = compute(j), b = compute(j + 1);
-            put(j, a, b, true);
-          }
-          if (j < r.at + r.rows) put(j, compute(j), Row{}, false);
+          two_by_two<Row>(r, compute, put);
           store(mean + at, sum);
         }
         const auto mix = [&](const Keys<Kind>& a, const Weights<Kind>& b) {

@@ -14,6 +14,17 @@ struct Run {  // keys [at, at + rows) of a block against vectors [v0, v1) of lan
   }
 };
 
+// A run's keys by twos, as pairs take them: put(key, row, next row, whether there is a next).
+template <class Row, class Compute, class Put>
+INLINE void two_by_two(const Run& r, const Compute& compute, const Put& put) {
+  int j = r.at;
+  for (; j + 1 < r.at + r.rows; j += 2) {
+    const Row a = compute(j), b = compute(j + 1);
+    put(j, a, b, true);
+  }
+  if (j < r.at + r.rows) put(j, compute(j), Row{}, false);
+}
+
 template <class Kind> struct Tile {
   typedef typename Kind::T T;
   typedef typename Kind::S S;

@@ -6,14 +6,13 @@ meets, and that a mask hides as it hides all else.
 """
 
 from collections.abc import Callable, Sequence
-from functools import reduce
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..._core.dispatch import Call
-from ..._core.kinds import FLOATS, wide
+from ..._core.kinds import FLOATS, broken, wide
 from ..._core.philox import threshold
 from .library import isa
 
@@ -84,8 +83,8 @@ def jvp2(
 
 def _run(call: Callable[[Groups, Groups, Group], Results], c: Group, xs: Groups, ys: Groups) -> list[Tensor]:
     """The results of a call; of a clean one, where a mask is to hide what is not finite."""
-    *found, broken = call(xs, ys, (None, None))
-    if broken and any(t is not None for t in (xs[0][3], *c[:2])):
+    *found, leaked = call(xs, ys, (None, None))
+    if leaked and any(t is not None for t in (xs[0][3], *c[:2])):
         *found, _ = call(*_clean(xs, ys))
     return found
 
@@ -94,7 +93,7 @@ def _clean(xs: Groups, ys: Groups) -> tuple[Groups, Groups, Group]:
     """x and its tangents, y and its tangents and cotangents, with zeros for what is not finite; and the marks."""
     queries = [t for group in (*xs, *ys) if (t := group[0]) is not None]
     keys = [t for group in xs for t in group[1:3] if t is not None]
-    spoilt, unsound = (reduce(torch.logical_or, (~t.isfinite().all(-1) for t in ts)) for ts in (queries, keys))
+    spoilt, unsound = broken(*queries), broken(*keys)
     marks = [torch.where(bad, torch.nan, 0.0).to(wide(queries[0].dtype)).mT.contiguous() for bad in (spoilt, unsound)]
     xs = [[_zero(x[0], spoilt), _zero(x[1], unsound), _zero(x[2], unsound), *x[3:]] for x in xs]
     return xs, [[_zero(y[0], spoilt), *y[1:]] for y in ys], marks

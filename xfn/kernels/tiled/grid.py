@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ..._core import philox
-from ..._core.kinds import finite, wide
+from ..._core.kinds import broken, finite, wide
 from ..._core.shapes import broadcast
 
 Maybe = Tensor | None
@@ -68,8 +68,7 @@ class Grid:
         moves = [t for group in (*(g[3:] for g in xs[1:]), *(g[1:] for g in ys[1:])) for t in group if t is not None]
         if finite(*queries, *keys, *moves):
             return False
-        broken = [reduce(torch.logical_or, (~t.isfinite().all(-1) for t in ts)).mT for ts in (keys, queries)]
-        self.unsound, self.spoilt = broken[0].unsqueeze(-1), broken[1]
+        self.unsound, self.spoilt = broken(*keys).mT.unsqueeze(-1), broken(*queries).mT
         return True
 
     def pack(self, t: Maybe) -> Any:
