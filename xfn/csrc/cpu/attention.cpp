@@ -5,7 +5,9 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 
+#include <algorithm>
 #include <atomic>
+#include <cstring>
 #include <deque>
 #include <optional>
 #include <tuple>
@@ -40,6 +42,38 @@ xfn::Dtype dtype_of(const Tensor& t) {
   return xfn::Dtype::boolean;
 }
 
+// A tensor on the CPU by torch's C shim: a tenth of what the search for aten's new_empty costs.
+Tensor make(const Shape& shape, ScalarType dtype) {
+  Shape strides(shape.size(), 1);
+  for (size_t i = shape.size(); i-- > 1;) strides[i - 1] = strides[i] * std::max<int64_t>(shape[i], 1);
+  const auto code = ts::detail::to<int32_t>(ts::detail::from(dtype));
+  AtenTensorHandle made;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided((int64_t)shape.size(), shape.data(), strides.data(), code,
+                                                         aoti_torch_device_type_cpu(), 0, &made));
+  return Tensor(made);
+}
+
+// What torch's contiguous makes; of a small tensor in less time than its dispatch takes.
+Tensor packed(const Tensor& t) {
+  if (t.numel() > 4096) return ts::contiguous(t);
+  const Shape sizes(t.sizes().begin(), t.sizes().end()), strides(t.strides().begin(), t.strides().end());
+  const ScalarType dtype = t.scalar_type();
+  const size_t width = t.element_size();
+  Tensor made = make(sizes, dtype);
+  char* to = (char*)made.mutable_data_ptr();
+  const char* from = (const char*)t.const_data_ptr();
+  Shape at(sizes.size(), 0);
+  for (int64_t left = t.numel(), place = 0; left; left--, to += width) {
+    std::memcpy(to, from + place * (int64_t)width, width);
+    for (size_t i = at.size(); i-- > 0; at[i] = 0) {
+      place += strides[i];
+      if (++at[i] < sizes[i]) break;
+      place -= strides[i] * sizes[i];
+    }
+  }
+  return made;
+}
+
 // One call: the problem, and what its pointers point to.
 struct Call {
   xfn::Problem p{};
@@ -50,6 +84,7 @@ struct Call {
   std::atomic<bool> broken{false};
 
   Call(const Tensor& q, const Tensor& k, const Tensor& v, double scale, int64_t threshold) : q(q) {
+    alive.reserve(16);
     p.M = q.size(-3), p.H = q.size(-2), p.K = q.size(-1);
     p.N = k.size(-3), p.G = k.size(-2), p.V = v.size(-1);
     p.scale = scale, p.keep = 1 - (double)threshold / 65536, p.threshold = (uint32_t)threshold, p.dtype = dtype_of(q);
@@ -85,7 +120,7 @@ struct Call {
 
   const Tensor& dense_last(const Tensor& t) {
     const bool good = t.stride(-1) == 1 || t.size(-1) == 1;
-    return alive.emplace_back(good ? t : ts::contiguous(t));
+    return alive.emplace_back(good ? t : packed(t));
   }
   static int64_t step(const Tensor& t, int64_t dim) { return t.size(dim) == 1 ? 0 : t.stride(dim); }
 
@@ -125,10 +160,9 @@ struct Call {
   Tensor empty(std::initializer_list<int64_t> dims, bool wide = false) {
     Shape shape = batch;
     shape.insert(shape.end(), dims);
-    if (wide && q.scalar_type() != ScalarType::Double) return ts::new_empty(q, shape, ScalarType::Float);
-    return ts::new_empty(q, shape);
+    return make(shape, wide && q.scalar_type() != ScalarType::Double ? ScalarType::Float : q.scalar_type());
   }
-  Tensor none() { return ts::new_empty(q, {0}); }
+  Tensor none() { return make({0}, q.scalar_type()); }
 
   // As many tasks as there are key heads, each cut where there are fewer than threads; or as many as are told.
   void run(xfn::Member member, int64_t tasks = 0) {
@@ -144,8 +178,10 @@ struct Call {
     }
     const int64_t workers = std::min(threads, tasks);
     const int64_t size = (int64_t)kernels->scratch(p, member) + 64;
-    const Tensor scratch = ts::new_empty(q, {workers * size}, ScalarType::Byte);
-    char* memory = (char*)scratch.mutable_data_ptr();
+    char near[192 << 10];  // a short call is over before torch's allocator has found its memory
+    const bool fits = workers == 1 && size <= (int64_t)sizeof near;
+    const Maybe far = fits ? Maybe() : make({workers * size}, ScalarType::Byte);
+    char* memory = fits ? near : (char*)far->mutable_data_ptr();
     std::atomic<int64_t> next{0}, worker{0};
     const int64_t some = std::clamp<int64_t>(tasks / (threads * 8), 1, 16);  // neighbours, for one fetches for the next
     const auto work = [&](int64_t, int64_t) {
@@ -165,7 +201,7 @@ struct Call {
   Tensor dense(const Tensor& t) {
     const bool wide = q.scalar_type() == ScalarType::Double;
     const Shape shape(t.sizes().begin(), t.sizes().end());
-    Tensor sum = ts::new_empty(q, shape, wide ? ScalarType::Double : ScalarType::Float);
+    Tensor sum = make(shape, wide ? ScalarType::Double : ScalarType::Float);
     const int64_t own = t.dim() - 3, heads = t.size(-3), pairs = p.B * p.H;
     slice.assign(pairs, 0);
     int64_t repeat = 1, stride = heads;
