@@ -2,7 +2,7 @@
 
 A kernel module gives ``supports(call) -> list[str]``, its reasons against the call, and one function per
 member of the op's family that it implements. The first backend without a reason runs the call; one that
-was named never falls back.
+was named never falls back. Kernels that run whatever they are given on some devices list these as ``DEVICES``.
 """
 
 import importlib
@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
 from typing import Any
+
+import torch
 
 from .errors import Unsupported
 
@@ -62,6 +64,15 @@ def reasons(backend: str, call: Call) -> list[str]:
     if not hasattr(kernels, call.member):
         return [f"it has no {call.member}"]
     return list(kernels.supports(call))
+
+
+def sure(backends: Sequence[str], op: str, member: str, backend: str | None, device: torch.device) -> Any:
+    """The function that runs all such calls on a device, if there is no need to look at them; otherwise None."""
+    try:
+        kernels = module(backend or backends[0], op)
+    except ImportError:
+        return None
+    return getattr(kernels, member, None) if device.type in getattr(kernels, "DEVICES", ()) else None
 
 
 def choose(backends: Sequence[str], call: Call, backend: str | None) -> Any:

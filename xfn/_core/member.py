@@ -7,16 +7,18 @@ groups, the readable form of the rules and of the kernels.
 """
 
 from collections.abc import Callable, Sequence
+from functools import cache, partial
+from itertools import accumulate, chain, pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .composite import pull
-from .dispatch import Call, choose
-from .kernel import Args, Grads, Outs, RawOp
+from .dispatch import Call, choose, sure
+from .kernel import Args, Grads, Outs, RawOp, plain
 from .kinds import wide
-from .shapes import Operand, Signature, batch_of
+from .shapes import Signature, batch_of
 
 Groups = Sequence[Sequence[Any]]
 Options = tuple[Any, ...]
@@ -57,53 +59,60 @@ class Member:
         self._rules, self._composite = rules, composite
         rows = {"x": signature.operands, "c": signature.constants, "y": signature.outputs}
         chosen = [(rows[of], prefix, absent) for of, prefix, absent in (GROUPS[g] for g in self.groups)]
-        self.lengths = [len(row) for row, _, _ in chosen]
-        self.operands: list[Operand] = [o for row, _, _ in chosen for o in row]
+        ends = list(accumulate((len(row) for row, _, _ in chosen), initial=0))
+        self.slices = [slice(start, end) for start, end in pairwise(ends)]
+        self.operands: list[Any] = [o for row, _, _ in chosen for o in row]
         self.names = [f"{prefix}{o.name}" for row, prefix, _ in chosen for o in row]
+        self.numbers = slice(len(self.operands), len(self.operands) + len(self.options) + 1)
         optional = [absent or o.optional for row, _, absent in chosen for o in row]
         tensors = [f"Tensor{'?' * maybe} {name}" for name, maybe in zip(self.names, optional, strict=True)]
         numbers = [*(f"float {o}" for o in self.options), "str? backend", *["int need"] * inward]
         returns = ["Tensor"] * len(rows["x" if inward else "y"])
         self.schema = f"({', '.join(tensors + numbers)}) -> ({', '.join(returns)})"
-        self.op = RawOp(self).overload
+        self.sure = cache(partial(sure, self.backends, primitive, member))
+        self.op = RawOp(self)
 
     def __call__(self, *groups: Sequence[Any], options: Options, needs: Sequence[bool] = ()) -> Grads:
-        flat = [t for group in groups for t in group]
+        flat = (*chain.from_iterable(groups), *options)
         if not self.inward:
-            return self.op(*flat, *options)  # type: ignore[no-any-return]
+            return self.op(*flat)  # type: ignore[no-any-return]
         if not any(needs):
             return [None] * len(needs)
-        grads = self.op(*flat, *options, sum(1 << i for i, need in enumerate(needs) if need))
+        flat = (*flat, sum([1 << i for i, need in enumerate(needs) if need]))
+        if plain(flat) and not self.op.records(flat):
+            return self.kernel(flat)(*groups, needs, **dict(zip(self.options, options, strict=False)))  # type: ignore[no-any-return]
+        grads = self.op.overload(*flat)
         return [g if need else None for g, need in zip(grads, needs, strict=True)]
 
-    def split(self, flat: Args) -> tuple[list[list[Any]], Options]:
+    def split(self, flat: Args) -> tuple[list[Any], Options]:
         """Flat arguments as groups, then the options and the backend."""
-        groups, rest = [], list(flat)
-        for length in self.lengths:
-            groups.append(rest[:length])
-            rest = rest[length:]
-        return groups, tuple(rest[: len(self.options) + 1])
+        return [flat[part] for part in self.slices], tuple(flat[self.numbers])
 
     def needed(self, flat: Args) -> list[bool]:
         """Which gradients are wanted; empty for an op that returns none."""
-        return [bool(flat[-1] >> i & 1) for i in range(self.lengths[0])] if self.inward else []
+        return [bool(flat[-1] >> i & 1) for i in range(self.slices[0].stop)] if self.inward else []
 
-    def run(self, function: Callable[..., Any], flat: Args) -> Outs:
-        """A kernel, or the composite, on flat arguments; a gradient that is not needed is an empty tensor."""
-        groups, (*numbers, _) = self.split(flat)
-        options = dict(zip(self.options, numbers, strict=True))
+    def run(self, function: Callable[..., Any], flat: Args) -> Grads:
+        """A kernel, or the composite, on flat arguments; a gradient that is not needed is None."""
+        groups, numbers = self.split(flat)
+        options = dict(zip(self.options, numbers, strict=False))
         if not self.inward:
-            return tuple(function(*groups, **options))
-        grads = function(*groups, self.needed(flat), **options)
-        return tuple(flat[0].new_empty(0) if g is None else g for g in grads)
+            return function(*groups, **options)  # type: ignore[no-any-return]
+        return function(*groups, self.needed(flat), **options)  # type: ignore[no-any-return]
+
+    def kernel(self, flat: Args) -> Callable[..., Any]:
+        """The function that runs a call."""
+        *numbers, backend = flat[self.numbers]
+        found = self.sure(backend, flat[0].device)
+        if found is not None:
+            return found  # type: ignore[no-any-return]
+        tensors, options = dict(zip(self.names, flat, strict=False)), dict(zip(self.options, numbers, strict=True))
+        return choose(self.backends, Call(self.primitive, self.member, tensors, options, self.needed(flat)), backend)  # type: ignore[no-any-return]
 
     # What the dispatcher asks for: `kernel.Definition`.
 
-    def compute(self, *flat: Any) -> Outs:
-        _, (*numbers, backend) = self.split(flat)
-        tensors, options = dict(zip(self.names, flat, strict=False)), dict(zip(self.options, numbers, strict=True))
-        call = Call(self.primitive, self.member, tensors, options, self.needed(flat))
-        return self.run(choose(self.backends, call, backend), flat)
+    def compute(self, *flat: Any) -> Grads:
+        return self.run(self.kernel(flat), flat)
 
     def fake(self, *flat: Any) -> Outs:
         first: Tensor = flat[0]
@@ -158,7 +167,7 @@ class Member:
         groups, options = self.split(args)
         return self._rules[1](groups, outs, self.split(tangents)[0], self.needed(args), options)
 
-    def composite(self, *flat: Any) -> Outs | None:
+    def composite(self, *flat: Any) -> Grads | None:
         if self._composite is None:
             return None
         again = torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in flat)
@@ -174,7 +183,7 @@ class Member:
             for i, value in zip(wanted, values, strict=True):
                 flat[i] = value
             outs = self.run(self._composite, flat)  # type: ignore[arg-type]
-            return tuple(outs[i] for i, _ in given)
+            return tuple(outs[i] for i, _ in given)  # type: ignore[misc]
 
         found = pull(plain, tuple(args[i] for i in wanted), tuple(u for _, u in given))
         grads = dict(zip(wanted, found, strict=True))

@@ -24,6 +24,7 @@ grad of grad.
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 from torch import Tensor
 
@@ -73,6 +74,13 @@ class Primitive:
         if backend is not None and backend not in self.backends:
             raise ValueError(f"{self.name} has no backend {backend!r}; it has {['reference', *self.backends]}")
         return self.forward.op(*operands, *(options[o] for o in self.options), backend)  # type: ignore[no-any-return]
+
+    def direct(self, *flat: Any) -> Outs:
+        """As ``bind``, with the options in their order, when the call is known to be ``plain``."""
+        if OVERRIDE is None:
+            return self.forward.op.direct(*flat, None)  # type: ignore[no-any-return]
+        operands, numbers = flat[: -len(self.options)], flat[-len(self.options) :]
+        return self.bind(*operands, **dict(zip(self.options, numbers, strict=True)))
 
     # The table above. `needs` of a vjp: which inputs want a gradient, in groups; of a jvp: which gradients the op
     # itself returns.

@@ -20,6 +20,8 @@ Source: Vaswani et al., "Attention is all you need" (2017); in tiles: Rabe and S
 """
 
 from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,15 +31,18 @@ from .. import random
 from .._core import philox
 from .._core.case import Case
 from .._core.errors import KeyRequired, ShapeError
-from .._core.kinds import autocast, check_kinds, check_number, check_probability, check_tensors, wide
+from .._core.kernel import plain
+from .._core.kinds import FLOATS, autocast, check_kinds, check_number, check_probability, check_tensors, wide
 from .._core.primitive import Primitive
-from .._core.shapes import Signature
+from .._core.shapes import Shape, Signature
 from .._core.terms import Resolved
 from ..bias import Bias
 
 SIGNATURE = Signature.parse(
     "q M H K, k N G K, v N G V, dense? H|1 M|1 N|1, slopes? H; lo? M, hi? M, key? 2 -> out M H V, lse+ H M"
 )
+ABSENT = (None,) * 5
+"""What follows q, k and v where nothing but them is given."""
 
 
 def attention(
@@ -115,6 +120,10 @@ def attention_with_lse(
         >>> lse.shape
         torch.Size([4, 5])
     """
+    absent = bias is None and key is None and scale is None and backend is None
+    bare = absent and type(p) is float and p == 0 and plain((q, k, v))
+    if bare and _fit(q.shape, k.shape, v.shape, q.dtype, k.dtype, v.dtype, q.device, k.device, v.device):
+        return ATTENTION.direct(q, k, v, *ABSENT, 0.0, q.shape[-1] ** -0.5)  # type: ignore[return-value]
     check_tensors({"q": q, "k": k, "v": v})
     q, k, v = autocast(q, k, v)
     M, N = (t.shape[-3] if t.dim() >= 3 else 0 for t in (q, k))
@@ -141,19 +150,17 @@ def attention_with_lse(
     return ATTENTION.bind(*operands.values(), key, p=p, scale=scale, backend=backend)  # type: ignore[return-value]
 
 
+@lru_cache(maxsize=1024)
+def _fit(q: Shape, k: Shape, v: Shape, *kinds: Any) -> bool:
+    """Whether q, k and v of these shapes, dtypes and devices need no closer look."""
+    alike = len(set(kinds)) == 2 and kinds[0] in FLOATS and len(q) == len(k) >= 3 and all(v[-2:])
+    return alike and (*q[:-3], *k[-3:-1], q[-1]) == k and (*k[:-1], v[-1]) == v and bool(q[-1]) and not q[-2] % k[-2]
+
+
 def reference(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    dense: Tensor | None,
-    slopes: Tensor | None,
-    lo: Tensor | None,
-    hi: Tensor | None,
-    key: Tensor | None,
-    *,
-    p: float,
-    scale: float,
-) -> tuple[Tensor, Tensor]:
+    q: Tensor, k: Tensor, v: Tensor, dense: Tensor | None, slopes: Tensor | None, lo: Tensor | None, hi: Tensor | None,
+    key: Tensor | None, *, p: float, scale: float,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """The specification, in plain torch; O(M N) memory."""
     with torch.autocast(q.device.type, enabled=False):
         given, dtype, (M, H), (N, G) = q.dtype, wide(q.dtype), q.shape[-3:-1], k.shape[-3:-1]
@@ -188,16 +195,9 @@ ATTENTION = Primitive("attention", SIGNATURE, reference, options=("p", "scale"),
 
 
 def _case(
-    name: str,
-    bias: Callable[..., Bias | Tensor | None] = lambda: None,
-    biased: str = "",
-    *,
-    batch: str = "B",
-    p: float = 0.0,
-    scale: float | None = None,
-    tags: str = "",
-    **sizes: int,
-) -> Case:
+    name: str, bias: Callable[..., Bias | Tensor | None] = lambda: None, biased: str = "", *, batch: str = "B",
+    p: float = 0.0, scale: float | None = None, tags: str = "", **sizes: int,
+) -> Case:  # fmt: skip
     """``bias`` makes the bias from a tensor of the shape ``biased``, if that names one."""
 
     def call(q: Tensor, k: Tensor, v: Tensor, *rest: Tensor, backend: str | None = None) -> tuple[Tensor, Tensor]:
