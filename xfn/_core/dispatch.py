@@ -2,7 +2,8 @@
 
 A kernel module gives ``supports(call) -> list[str]``, its reasons against the call, and one function per
 member of the op's family that it implements. The first backend without a reason runs the call; one that
-was named never falls back. Kernels that run whatever they are given on some devices list these as ``DEVICES``.
+was named never falls back. A module may also have ``certain(device, given) -> bool``: whether it supports all calls
+on such a device whose operands and constants are those named in ``given``, so that none needs a look.
 """
 
 import importlib
@@ -66,13 +67,16 @@ def reasons(backend: str, call: Call) -> list[str]:
     return list(kernels.supports(call))
 
 
-def sure(backends: Sequence[str], op: str, member: str, backend: str | None, device: torch.device) -> Any:
-    """The function that runs all such calls on a device, if there is no need to look at them; otherwise None."""
+def at_once(
+    backends: Sequence[str], op: str, member: str, backend: str | None, device: torch.device, given: tuple[str, ...]
+) -> Any:
+    """The function that runs all such calls, where that is certain without a look at them; otherwise None."""
     try:
         kernels = module(backend or backends[0], op)
     except ImportError:
         return None
-    return getattr(kernels, member, None) if device.type in getattr(kernels, "DEVICES", ()) else None
+    certain = getattr(kernels, "certain", None)
+    return getattr(kernels, member, None) if certain and certain(device.type, given) else None
 
 
 def choose(backends: Sequence[str], call: Call, backend: str | None) -> Any:

@@ -12,32 +12,40 @@ kernels make it whole:
 So nobody who calls the op, by whatever road, gets a silent zero for a gradient.
 
 Where nothing is on that the dispatcher would have to serve, a call is ``plain`` and takes the short road: past
-the dispatcher, straight to what computes, or to the Function around it.
+the dispatcher, straight to the kernel, or to the Function around it.
 
 This file alone leans on torch's private names: ``_SingleLevelFunction`` with its switch,
-``_unpack_dual``/``_make_dual``, ``_set_fwd_grad_enabled``, the autograd keysets, and, in ``plain``, the
-dispatcher's state. Should a release take
-one away, an ``autograd.Function`` with ``setup_context``, ``vmap`` and ``jvp`` is the second road: the same
-rules fit, but nested forward mode must be sent to the reference by hand, and it cannot be compiled inside a
-transform.
+``_unpack_dual``/``_make_dual``, ``_set_fwd_grad_enabled``, the autograd keysets, and what ``plain`` asks. Should
+a release take one away, an ``autograd.Function`` with ``setup_context``, ``vmap`` and ``jvp`` is the second road:
+the same rules fit, but nested forward mode must be sent to the reference by hand, and it cannot be compiled
+inside a transform.
 """
 
 import sys
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import _C, Tensor
+from torch._C import (
+    _dispatch_tls_is_dispatch_key_excluded,
+    _dispatch_tls_is_dispatch_key_included,
+    _get_tracing_state,
+    _is_any_autocast_enabled,
+    _len_torch_dispatch_stack,
+    _len_torch_function_stack,
+)
+from torch._C._functorch import peek_interpreter_stack
 from torch.autograd import forward_ad
 from torch.autograd.function import _SingleLevelFunction
+from torch.compiler import is_compiling
 
 LIBRARY = torch.library.Library("xfn", "FRAGMENT")
 
 TENSORS = frozenset((Tensor, torch.nn.Parameter))
+AUTOGRAD, BATCHED = _C.DispatchKey.AutogradCPU, _C._parse_dispatch_key("VmapMode")  # the latter: is_grads_batched
 PLAIN = TENSORS | {type(None), int, float, str}
 """Types of arguments behind which nothing hides."""
-IDLE = _C.DispatchKeySet(_C.DispatchKey.BackendSelect).add(_C.DispatchKey.ADInplaceOrView).raw_repr()
-"""The keys that the dispatcher adds to every call when no mode, transform or tracer does."""
 
 Args = Sequence[Any]
 Outs = tuple[Tensor, ...]
@@ -49,8 +57,6 @@ class Definition(Protocol):
 
     name: str
     schema: str
-    operands: list[Any]
-    """One for each tensor; these come first."""
 
     def compute(self, *args: Any) -> Grads:
         """The outputs; None where one is a gradient that nobody needs."""
@@ -73,26 +79,64 @@ class _Reverse(_SingleLevelFunction):
 
     @staticmethod
     def forward(ctx: Any, op: "RawOp", keys: Any, duals: Args, *args: Any) -> Any:
-        if keys is None:
-            outs = _filled(args, op.definition.compute(*args))
-        else:
-            # Function switches both modes off for its forward, but the levels below want them as they were.
-            with torch.enable_grad(), forward_ad._set_fwd_grad_enabled(True), _C._AutoDispatchBelowAutograd():
-                outs = op.overload.redispatch(keys & _C._after_autograd_keyset, *args)
-        count = len(op.definition.operands)
-        ctx.op, ctx.rest = op, args[count:]
-        ctx.save_for_backward(*duals[:count], *outs)
+        # Function switches both modes off for its forward, but the levels below this one want them as they were.
+        with torch.enable_grad(), forward_ad._set_fwd_grad_enabled(True), _C._AutoDispatchBelowAutograd():
+            outs = op.overload.redispatch(keys & _C._after_autograd_keyset, *args)
+        ctx.op, ctx.count = op, len(args)
+        ctx.rest = [None if isinstance(a, Tensor) else a for a in args]
+        ctx.save_for_backward(*(a if isinstance(a, Tensor) else None for a in duals), *outs)
         ctx.set_materialize_grads(False)
         return outs
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> Any:
-        needs, definition = ctx.needs_input_grad[3:], ctx.op.definition
         if all(c is None for c in cotangents):
-            return (None,) * (3 + len(needs))
-        saved, count = ctx.saved_tensors, len(definition.operands)
-        args = (*saved[:count], *ctx.rest)
-        return None, None, None, *definition.vjp(args, saved[count:], cotangents, needs)
+            return (None,) * (3 + ctx.count)
+        saved = ctx.saved_tensors
+        args = [rest if tensor is None else tensor for tensor, rest in zip(saved, ctx.rest, strict=False)]
+        needs = ctx.needs_input_grad[3:]
+        return None, None, None, *ctx.op.definition.vjp(args, saved[ctx.count :], cotangents, needs)
+
+
+class Short(NamedTuple):
+    """A call that goes past the dispatcher: y = kernel(x, c), and where nobody is to differentiate that again, the
+    gradients of x are adjoint(x, c, y, dy, needs); None: it must be looked at first which kernel that takes."""
+
+    definition: Definition
+    kernel: Callable[..., Outs]
+    adjoint: Callable[..., Grads] | None
+    options: Mapping[str, float]
+    backend: str | None
+
+    def record(self, x: Grads, c: Grads) -> Outs:
+        """y, with autograd looking on."""
+        return _Short.apply(self, len(x), *x, *c)  # type: ignore[attr-defined, no-any-return]
+
+
+class _Short(_SingleLevelFunction):
+    """Reverse mode where autograd is alone."""
+
+    @staticmethod
+    def forward(ctx: Any, call: Short, count: int, *tensors: Tensor | None) -> Any:
+        outs = tuple(call.kernel(tensors[:count], tensors[count:], **call.options))
+        ctx.call, ctx.count = call, count
+        ctx.save_for_backward(*tensors, *outs)
+        ctx.set_materialize_grads(False)
+        return outs
+
+    @staticmethod
+    def backward(ctx: Any, *dy: Tensor | None) -> Any:
+        needs, saved, call, count = ctx.needs_input_grad[2:], ctx.saved_tensors, ctx.call, ctx.count
+        tensors, y = saved[: len(needs)], saved[len(needs) :]
+        none = [None] * (len(needs) - count)
+        if all([c is None for c in dy]):
+            return (None,) * (2 + len(needs))
+        if call.adjoint is not None and not torch.is_grad_enabled() and plain(dy):
+            x, c = tensors[:count], tensors[count:]
+            return None, None, *call.adjoint(x, c, y, dy, needs[:count], **call.options), *none
+        numbers = (*call.options.values(), call.backend)
+        needs = (*needs, *[False] * len(numbers))
+        return None, None, *call.definition.vjp((*tensors, *numbers), y, dy, needs)[:count], *none
 
 
 class RawOp:
@@ -107,22 +151,6 @@ class RawOp:
         torch.library.register_fake(f"xfn::{name}", definition.fake, lib=LIBRARY)
         torch.library.register_vmap(f"xfn::{name}", definition.vmap, lib=LIBRARY)
         self.overload: Any = getattr(torch.ops.xfn, name).default
-
-    def __call__(self, *args: Any) -> Any:
-        """The outputs; of a gradient that is not needed, no one knows what."""
-        return self.direct(*args) if plain(args) else self.overload(*args)
-
-    def direct(self, *args: Any) -> Any:
-        """The op on arguments that are ``plain``."""
-        if self.records(args):
-            return _Reverse.apply(self, None, args, *args)  # type: ignore[attr-defined]
-        return self.definition.compute(*args)
-
-    @staticmethod
-    def records(args: Args) -> bool:
-        """Whether autograd looks on, at arguments that are ``plain``: it does not inside the kernel of another op."""
-        excluded = _C._dispatch_tls_is_dispatch_key_excluded
-        return torch.is_grad_enabled() and _requires_grad(args) and not excluded(_C.DispatchKey.AutogradCPU)
 
     def _compute(self, *args: Any) -> Outs:
         with _C._DisableAutocast():
@@ -156,23 +184,33 @@ class RawOp:
 
 
 def plain(args: Args) -> bool:
-    """Whether the dispatcher would find ordinary tensors, on a device, and nothing else to do: no compilation, tracing,
-    transform, mode, autocast or tangent."""
+    """Whether the dispatcher would find ordinary tensors and nothing else to do: no compilation, tracing, transform,
+    mode, autocast or tangent."""
     return (
-        not torch.compiler.is_compiling()
-        and PLAIN.issuperset(map(type, args))
-        and _C._dispatch_tls_local_include_set().raw_repr() == IDLE
-        and not _C._len_torch_function_stack()
-        and not _C._is_any_autocast_enabled()
-        and not args[0].is_meta
+        PLAIN.issuperset(map(type, args))
+        and not is_compiling()
+        and not _len_torch_dispatch_stack()
+        and not _len_torch_function_stack()
+        and peek_interpreter_stack() is None
+        and not _dispatch_tls_is_dispatch_key_included(BATCHED)
+        and not _is_any_autocast_enabled()
+        and _get_tracing_state() is None
         and forward_ad._current_level < 0
         and ("torch._dynamo" not in sys.modules or not _has_tangents(args))
     )
 
 
+def records(args: Args) -> bool:
+    """Whether autograd looks on, at arguments that are ``plain``: it does not inside the kernel of another op."""
+    return torch.is_grad_enabled() and _requires_grad(args) and not _dispatch_tls_is_dispatch_key_excluded(AUTOGRAD)
+
+
 def _has_tangents(args: Args) -> bool:
     """What Python's count of levels does not know: a graph that Dynamo made opens its own and tells nobody."""
-    return any(type(a) in TENSORS and _unpack(a)[1] is not None for a in args)
+    for a in args:  # noqa: SIM110 - half the time of any()
+        if type(a) in TENSORS and torch._VF._unpack_dual(a, level=0)[1] is not None:
+            return True
+    return False
 
 
 def _requires_grad(args: Args) -> bool:

@@ -6,8 +6,8 @@ each one that is needed. From the letters of the operands come the fake kernel a
 groups, the readable form of the rules and of the kernels.
 """
 
-from collections.abc import Callable, Sequence
-from functools import cache, partial
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from itertools import accumulate, chain, pairwise
 from typing import Any
 
@@ -15,13 +15,14 @@ import torch
 from torch import Tensor
 
 from .composite import pull
-from .dispatch import Call, choose, sure
-from .kernel import Args, Grads, Outs, RawOp, plain
+from .dispatch import Call, at_once, choose
+from .kernel import Args, Grads, Outs, RawOp, Short, plain, records
 from .kinds import wide
 from .shapes import Signature, batch_of
 
 Groups = Sequence[Sequence[Any]]
 Options = tuple[Any, ...]
+Given = tuple[str, ...]
 Vjp = Callable[[Groups, Outs, Grads, Sequence[Sequence[bool]], Options], Sequence[Grads]]
 Jvp = Callable[[Groups, Outs, Groups, Sequence[bool], Options], Grads]
 
@@ -52,37 +53,65 @@ class Member:
         inward: bool = False,
         rules: tuple[Vjp, Jvp] | None = None,
         composite: Callable[..., Any] | None = None,
+        adjoint: "Member | None" = None,
     ) -> None:
         self.primitive, self.member, self.name = primitive, member, f"{primitive}_{member}"
         self.groups = groups.split()
         self.signature, self.options, self.backends, self.inward = signature, tuple(options), backends, inward
-        self._rules, self._composite = rules, composite
+        self._rules, self._composite, self.adjoint = rules, composite, adjoint
         rows = {"x": signature.operands, "c": signature.constants, "y": signature.outputs}
         chosen = [(rows[of], prefix, absent) for of, prefix, absent in (GROUPS[g] for g in self.groups)]
         ends = list(accumulate((len(row) for row, _, _ in chosen), initial=0))
         self.slices = [slice(start, end) for start, end in pairwise(ends)]
         self.operands: list[Any] = [o for row, _, _ in chosen for o in row]
         self.names = [f"{prefix}{o.name}" for row, prefix, _ in chosen for o in row]
+        self.inputs = [o.name for o in signature.inputs]
         self.numbers = slice(len(self.operands), len(self.operands) + len(self.options) + 1)
         optional = [absent or o.optional for row, _, absent in chosen for o in row]
         tensors = [f"Tensor{'?' * maybe} {name}" for name, maybe in zip(self.names, optional, strict=True)]
         numbers = [*(f"float {o}" for o in self.options), "str? backend", *["int need"] * inward]
         returns = ["Tensor"] * len(rows["x" if inward else "y"])
         self.schema = f"({', '.join(tensors + numbers)}) -> ({', '.join(returns)})"
-        self.sure = cache(partial(sure, self.backends, primitive, member))
+        self.certain = cache(self._certain)
         self.op = RawOp(self)
 
     def __call__(self, *groups: Sequence[Any], options: Options, needs: Sequence[bool] = ()) -> Grads:
-        flat = (*chain.from_iterable(groups), *options)
-        if not self.inward:
-            return self.op(*flat)  # type: ignore[no-any-return]
-        if not any(needs):
+        if self.inward and not any(needs):
             return [None] * len(needs)
-        flat = (*flat, sum([1 << i for i, need in enumerate(needs) if need]))
-        if plain(flat) and not self.op.records(flat):
-            return self.kernel(flat)(*groups, needs, **dict(zip(self.options, options, strict=False)))  # type: ignore[no-any-return]
-        grads = self.op.overload(*flat)
-        return [g if need else None for g, need in zip(grads, needs, strict=True)]
+        flat = self.flat(groups, options, needs)
+        if plain(flat):
+            recorded = records(flat)
+            if not (self.inward and recorded):
+                numbers = dict(zip(self.options, options, strict=False))
+                return self.short(groups, numbers, options[-1], needs, self.given(flat), recorded)
+        outs = self.op.overload(*flat)
+        return [g if need else None for g, need in zip(outs, needs, strict=True)] if self.inward else outs
+
+    def short(
+        self, groups: Groups, options: Mapping[str, float], backend: str | None, needs: Sequence[bool], given: Given,
+        recorded: bool,
+    ) -> Grads:  # fmt: skip
+        """A call that is ``plain``, past the dispatcher: straight to the kernel, or to the Function around it."""
+        kernel, adjoint = self.certain(backend, groups[0][0].device, given)
+        if kernel is None:
+            kernel = self.chosen(self.flat(groups, (*options.values(), backend), needs))
+        if self.inward:
+            return kernel(*groups, needs, **options)  # type: ignore[no-any-return]
+        if recorded:
+            return Short(self, kernel, adjoint, options, backend).record(*groups)
+        return kernel(*groups, **options)  # type: ignore[no-any-return]
+
+    def _certain(self, backend: str | None, device: torch.device, given: Given) -> tuple[Any, Any]:
+        """This member's kernel and its adjoint's, as far as it is certain which ones will run."""
+        kernel, adjoint = (
+            m and at_once(m.backends, m.primitive, m.member, backend, device, given) for m in (self, self.adjoint)
+        )
+        return kernel, adjoint
+
+    def flat(self, groups: Groups, options: Options, needs: Sequence[bool]) -> Args:
+        """Groups, options and the backend, as the op takes them."""
+        bits = (sum([1 << i for i, need in enumerate(needs) if need]),) if self.inward else ()
+        return (*chain.from_iterable(groups), *options, *bits)
 
     def split(self, flat: Args) -> tuple[list[Any], Options]:
         """Flat arguments as groups, then the options and the backend."""
@@ -100,19 +129,20 @@ class Member:
             return function(*groups, **options)  # type: ignore[no-any-return]
         return function(*groups, self.needed(flat), **options)  # type: ignore[no-any-return]
 
-    def kernel(self, flat: Args) -> Callable[..., Any]:
-        """The function that runs a call."""
+    def given(self, flat: Args) -> Given:
+        """Which operands and constants are present."""
+        return tuple([name for name, t in zip(self.inputs, flat, strict=False) if t is not None])
+
+    def chosen(self, flat: Args) -> Callable[..., Any]:
+        """The kernel for a call that must be looked at."""
         *numbers, backend = flat[self.numbers]
-        found = self.sure(backend, flat[0].device)
-        if found is not None:
-            return found  # type: ignore[no-any-return]
         tensors, options = dict(zip(self.names, flat, strict=False)), dict(zip(self.options, numbers, strict=True))
         return choose(self.backends, Call(self.primitive, self.member, tensors, options, self.needed(flat)), backend)  # type: ignore[no-any-return]
 
     # What the dispatcher asks for: `kernel.Definition`.
 
     def compute(self, *flat: Any) -> Grads:
-        return self.run(self.kernel(flat), flat)
+        return self.run(self.chosen(flat), flat)
 
     def fake(self, *flat: Any) -> Outs:
         first: Tensor = flat[0]
@@ -145,7 +175,7 @@ class Member:
             if lifted[i] is not flat[i]:
                 ones = depth - (lifted[i].dim() - operand.rank - 1)
                 lifted[i] = lifted[i][(slice(None), *[None] * ones)]
-        outs = self.op(*lifted)
+        outs = self.op.overload(*lifted)
         if not self.inward:
             return outs, (0,) * len(outs)
         shape = iter(shapes)
@@ -178,13 +208,13 @@ class Member:
         given = [(i, u) for i, u in enumerate(cotangents) if u is not None]
         wanted = [i for i, need in enumerate(needs) if need]
 
-        def plain(*values: Tensor) -> Outs:
+        def function(*values: Tensor) -> Outs:
             flat = list(args)
             for i, value in zip(wanted, values, strict=True):
                 flat[i] = value
             outs = self.run(self._composite, flat)  # type: ignore[arg-type]
             return tuple(outs[i] for i, _ in given)  # type: ignore[misc]
 
-        found = pull(plain, tuple(args[i] for i in wanted), tuple(u for _, u in given))
+        found = pull(function, tuple(args[i] for i in wanted), tuple(u for _, u in given))
         grads = dict(zip(wanted, found, strict=True))
         return [grads.get(i) for i in range(len(args))]

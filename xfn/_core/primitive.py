@@ -24,13 +24,12 @@ grad of grad.
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 from torch import Tensor
 
 from .composite import Composite
 from .dispatch import OVERRIDE
-from .kernel import Grads, Outs
+from .kernel import Grads, Outs, records
 from .member import Groups, Member, Options
 from .shapes import Signature
 
@@ -51,12 +50,17 @@ class Primitive:
     ) -> None:
         self.name, self.signature, self.reference = name, signature, reference
         self.options, self.backends = tuple(options), tuple(backends)
+        self.required = tuple(o.name for o in signature.operands if not o.optional)
+        self.absent = (None,) * (len(signature.operands) - len(self.required))
+        self.constants = (None,) * len(signature.constants)
 
         self.composite = Composite(signature, reference)
         member = partial(Member, name, signature=signature, options=self.options, backends=self.backends)
-        self.forward = member("forward", groups="x c", rules=(self._forward_vjp, self._forward_jvp))
         self.backward = member(
             "backward", groups="x c y dy", inward=True, rules=(self._backward_vjp, self._backward_jvp)
+        )
+        self.forward = member(
+            "forward", groups="x c", rules=(self._forward_vjp, self._forward_jvp), adjoint=self.backward
         )
         self.jvp = member("jvp", groups="x c y tx", rules=(self._jvp_vjp, self._jvp_jvp))
         self.hvp = member("hvp", groups="x c y ty dy tx tdy", inward=True, composite=self.composite.hvp)
@@ -73,14 +77,16 @@ class Primitive:
             return self.reference(*operands, **options)
         if backend is not None and backend not in self.backends:
             raise ValueError(f"{self.name} has no backend {backend!r}; it has {['reference', *self.backends]}")
-        return self.forward.op(*operands, *(options[o] for o in self.options), backend)  # type: ignore[no-any-return]
+        count = len(self.signature.operands)
+        numbers = (*(options[o] for o in self.options), backend)
+        return self.forward(operands[:count], operands[count:], options=numbers)  # type: ignore[return-value]
 
-    def direct(self, *flat: Any) -> Outs:
-        """As ``bind``, with the options in their order, when the call is known to be ``plain``."""
-        if OVERRIDE is None:
-            return self.forward.op.direct(*flat, None)  # type: ignore[no-any-return]
-        operands, numbers = flat[: -len(self.options)], flat[-len(self.options) :]
-        return self.bind(*operands, **dict(zip(self.options, numbers, strict=True)))
+    def direct(self, *x: Tensor, **options: float) -> Outs:
+        """As ``bind``, of the operands that are required, where it is known that the call is ``plain``."""
+        groups = ((*x, *self.absent), self.constants)
+        if OVERRIDE is not None:
+            return self.bind(*groups[0], *groups[1], backend=None, **options)
+        return self.forward.short(groups, options, None, (), self.required, records(x))  # type: ignore[return-value]
 
     # The table above. `needs` of a vjp: which inputs want a gradient, in groups; of a jvp: which gradients the op
     # itself returns.

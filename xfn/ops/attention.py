@@ -41,8 +41,6 @@ from ..bias import Bias
 SIGNATURE = Signature.parse(
     "q M H K, k N G K, v N G V, dense? H|1 M|1 N|1, slopes? H; lo? M, hi? M, key? 2 -> out M H V, lse+ H M"
 )
-ABSENT = (None,) * 5
-"""What follows q, k and v where nothing but them is given."""
 
 
 def attention(
@@ -123,7 +121,7 @@ def attention_with_lse(
     absent = bias is None and key is None and scale is None and backend is None
     bare = absent and type(p) is float and p == 0 and plain((q, k, v))
     if bare and _fit(q.shape, k.shape, v.shape, q.dtype, k.dtype, v.dtype, q.device, k.device, v.device):
-        return ATTENTION.direct(q, k, v, *ABSENT, 0.0, q.shape[-1] ** -0.5)  # type: ignore[return-value]
+        return ATTENTION.direct(q, k, v, p=0.0, scale=q.shape[-1] ** -0.5)  # type: ignore[return-value]
     check_tensors({"q": q, "k": k, "v": v})
     q, k, v = autocast(q, k, v)
     M, N = (t.shape[-3] if t.dim() >= 3 else 0 for t in (q, k))

@@ -8,7 +8,6 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
-#include <deque>
 #include <optional>
 #include <tuple>
 #include <vector>
@@ -76,15 +75,17 @@ Tensor packed(const Tensor& t) {
 
 // One call: the problem, and what its pointers point to.
 struct Call {
+  static constexpr int64_t MOST = 32;  // tensors
   xfn::Problem p{};
   Tensor q;
   Shape batch;
   std::vector<Tensor> alive;
-  std::deque<Shape> offsets;
+  Maybe nothing;
+  Shape offsets;
   std::atomic<bool> broken{false};
 
   Call(const Tensor& q, const Tensor& k, const Tensor& v, double scale, int64_t threshold) : q(q) {
-    alive.reserve(16);
+    alive.reserve(MOST);
     p.M = q.size(-3), p.H = q.size(-2), p.K = q.size(-1);
     p.N = k.size(-3), p.G = k.size(-2), p.V = v.size(-1);
     p.scale = scale, p.keep = 1 - (double)threshold / 65536, p.threshold = (uint32_t)threshold, p.dtype = dtype_of(q);
@@ -103,11 +104,14 @@ struct Call {
   void count() {
     p.B = 1;
     for (int64_t size : batch) p.B *= size;
+    offsets.reserve(MOST * p.B);  // once, for p points into it
   }
 
   // Where every example of t begins.
   const int64_t* examples(const Tensor& t, int64_t rank) {
-    Shape& found = offsets.emplace_back(p.B, 0);
+    STD_TORCH_CHECK((int64_t)offsets.size() + p.B <= MOST * p.B, "more tensors than a call has");
+    int64_t* const found = offsets.data() + offsets.size();
+    offsets.resize(offsets.size() + p.B, 0);
     const int64_t own = t.dim() - rank;
     int64_t repeat = 1;
     for (int64_t i = own - 1, j = (int64_t)batch.size() - 1; i >= 0; i--, j--) {
@@ -115,7 +119,7 @@ struct Call {
         for (int64_t b = 0; b < p.B; b++) found[b] += b / repeat % batch[j] * t.stride(i);
       repeat *= batch[j];
     }
-    return found.data();
+    return found;
   }
 
   const Tensor& dense_last(const Tensor& t) {
@@ -162,7 +166,10 @@ struct Call {
     shape.insert(shape.end(), dims);
     return make(shape, wide && q.scalar_type() != ScalarType::Double ? ScalarType::Float : q.scalar_type());
   }
-  Tensor none() { return make({0}, q.scalar_type()); }
+  const Tensor& none() {
+    if (!nothing) nothing = make({0}, q.scalar_type());
+    return *nothing;
+  }
 
   // As many tasks as there are key heads, each cut where there are fewer than threads; or as many as are told.
   void run(xfn::Member member, int64_t tasks = 0) {
@@ -297,6 +304,22 @@ Pair jvp2(OPERANDS, OUTPUTS(), OUTPUTS(u_), OUTPUTS(w_), TANGENT(u_), TANGENT(w_
   return outward(call, xfn::Member::jvp2);
 }
 
+// The same two with nothing but q, k and v, for half the time of a short call goes to its arguments; and whether all
+// three gradients are needed, and in their operands' shapes.
+std::tuple<Tensor, Tensor> bare(const Tensor& q, const Tensor& k, const Tensor& v, double scale) {
+  const Maybe none;
+  auto [out, lse, _] = forward(q, k, v, none, none, none, none, none, none, none, scale, 0);
+  return {out, lse};
+}
+std::tuple<Tensor, Tensor, Tensor, bool> bare_backward(const Tensor& q, const Tensor& k, const Tensor& v, OUTPUTS(),
+                                                       COTANGENT(d_), double scale, int64_t need) {
+  const Maybe none;
+  auto [dq, dk, dv, dense, slopes, _] =
+      backward(q, k, v, none, none, none, none, none, none, none, out, lse, d_out, d_lse, scale, 0, need);
+  const auto alike = [](const Tensor& a, const Tensor& b) { return a.dim() == b.dim() && a.numel() == b.numel(); };
+  return {dq, dk, dv, alike(dq, q) && alike(dk, k) && alike(dv, v)};
+}
+
 #define S_OPERANDS \
   "Tensor q, Tensor k, Tensor v, Tensor? dense, Tensor? slopes, Tensor? lo, Tensor? hi, Tensor? key, Tensor? spoilt, Tensor? unsound"
 #define S_OUTPUTS(y) ", Tensor " y "out, Tensor " y "lse"
@@ -310,6 +333,9 @@ Pair jvp2(OPERANDS, OUTPUTS(), OUTPUTS(u_), OUTPUTS(w_), TANGENT(u_), TANGENT(w_
 
 STABLE_TORCH_LIBRARY(xfn_cpu, m) {
   m.def("attention_forward(" S_OPERANDS S_END S_OUTWARD);
+  m.def("attention_bare(Tensor q, Tensor k, Tensor v, float scale) -> (Tensor, Tensor)");
+  m.def("attention_bare_backward(Tensor q, Tensor k, Tensor v" S_OUTPUTS("")
+            S_COTANGENT("d_") ", float scale, int need) -> (Tensor, Tensor, Tensor, bool)");
   m.def("attention_backward(" S_OPERANDS S_OUTPUTS("") S_COTANGENT("d_") S_END S_INWARD);
   m.def("attention_jvp(" S_OPERANDS S_OUTPUTS("") S_TANGENT("t_") S_END S_OUTWARD);
   m.def("attention_hvp(" S_OPERANDS S_OUTPUTS("") S_OUTPUTS("ty_") S_COTANGENT("d_") S_TANGENT("t_") S_COTANGENT("td_")
@@ -319,6 +345,8 @@ STABLE_TORCH_LIBRARY(xfn_cpu, m) {
 }
 STABLE_TORCH_LIBRARY_IMPL(xfn_cpu, CPU, m) {
   m.impl("attention_forward", TORCH_BOX(&forward));
+  m.impl("attention_bare", TORCH_BOX(&bare));
+  m.impl("attention_bare_backward", TORCH_BOX(&bare_backward));
   m.impl("attention_backward", TORCH_BOX(&backward));
   m.impl("attention_jvp", TORCH_BOX(&jvp));
   m.impl("attention_hvp", TORCH_BOX(&hvp));

@@ -22,7 +22,10 @@ Groups = Sequence[Group]
 Results = Sequence[Any]
 
 DETAIL = isa()
-OPS = torch.ops.xfn_cpu
+BARE, BARE_BACKWARD, FORWARD, BACKWARD, JVP, HVP, JVP2 = (
+    getattr(torch.ops.xfn_cpu, f"attention_{member}").default
+    for member in ("bare", "bare_backward", "forward", "backward", "jvp", "hvp", "jvp2")
+)
 
 
 def supports(call: Call) -> list[str]:
@@ -37,15 +40,25 @@ def supports(call: Call) -> list[str]:
     return ["a bias hides whole rows by numbers so large that lse has lost their sum: hide by −∞ or False"] * lost
 
 
+def certain(device: str, given: tuple[str, ...]) -> bool:
+    return device == "cpu" and "dense" not in given
+
+
 def forward(x: Group, c: Group, *, p: float, scale: float) -> Sequence[Tensor]:
-    call = lambda x, y, marks: OPS.attention_forward(*_wide(x[0], x[0]), *c, *marks, scale, _threshold(c, p))
+    if _bare(x, c):
+        return BARE(x[0], x[1], x[2], scale)  # type: ignore[no-any-return]
+    call = lambda x, y, marks: FORWARD(*_wide(x[0], x[0]), *c, *marks, scale, _threshold(c, p))
     return _run(call, c, [x], [])
 
 
 def backward(x: Group, c: Group, y: Group, dy: Group, needs: Sequence[bool], *, p: float, scale: float) -> list[Maybe]:
+    if _bare(x, c):
+        *grads, whole = BARE_BACKWARD(x[0], x[1], x[2], *y, *dy, scale, needs[0] | needs[1] << 1 | needs[2] << 2)
+        return [*grads, None, None] if whole else _fit(grads, x, needs)
+
     def call(xs: Groups, ys: Groups, marks: Group) -> Results:
         args = (*_wide(xs[0], xs[0]), *c, *marks, *ys[0], *ys[1], scale, _threshold(c, p), _bits(needs))
-        return OPS.attention_backward(*args)  # type: ignore[no-any-return]
+        return BACKWARD(*args)  # type: ignore[no-any-return]
 
     return _fit(_run(call, c, [x], [y, dy]), x, needs)
 
@@ -53,7 +66,7 @@ def backward(x: Group, c: Group, y: Group, dy: Group, needs: Sequence[bool], *, 
 def jvp(x: Group, c: Group, y: Group, tx: Group, *, p: float, scale: float) -> Sequence[Tensor]:
     def call(xs: Groups, ys: Groups, marks: Group) -> Results:
         args = (*_wide(xs[0], xs[0]), *c, *marks, *ys[0], *_wide(xs[1], xs[0]), scale, _threshold(c, p))
-        return OPS.attention_jvp(*args)  # type: ignore[no-any-return]
+        return JVP(*args)  # type: ignore[no-any-return]
 
     return _run(call, c, [x, tx], [y])
 
@@ -65,7 +78,7 @@ def hvp(
     def call(xs: Groups, ys: Groups, marks: Group) -> Results:
         y, ty, dy, tdy = ys
         args = (*_wide(xs[0], xs[0]), *c, *marks, *y, *ty, *dy, *_wide(xs[1], xs[0]), *tdy)
-        return OPS.attention_hvp(*args, scale, _threshold(c, p), _bits(needs))  # type: ignore[no-any-return]
+        return HVP(*args, scale, _threshold(c, p), _bits(needs))  # type: ignore[no-any-return]
 
     return _fit(_run(call, c, [x, tx], [y, ty, dy, tdy]), x, needs)
 
@@ -76,9 +89,14 @@ def jvp2(
     def call(xs: Groups, ys: Groups, marks: Group) -> Results:
         tangents = (*_wide(xs[1], xs[0]), *_wide(xs[2], xs[0]))
         args = (*_wide(xs[0], xs[0]), *c, *marks, *(t for y in ys for t in y), *tangents, scale, _threshold(c, p))
-        return OPS.attention_jvp2(*args)  # type: ignore[no-any-return]
+        return JVP2(*args)  # type: ignore[no-any-return]
 
     return _run(call, c, [x, ux, wx], [y, uy, wy])
+
+
+def _bare(x: Group, c: Group) -> bool:
+    """Whether there is nothing but q, k and v."""
+    return x[3] is None and x[4] is None and c[0] is None and c[1] is None and c[2] is None
 
 
 def _run(call: Callable[[Groups, Groups, Group], Results], c: Group, xs: Groups, ys: Groups) -> list[Tensor]:
@@ -103,11 +121,13 @@ def _zero(t: Maybe, where: Tensor) -> Maybe:
     return None if t is None else torch.where(where.unsqueeze(-1), 0, t)
 
 
-def _wide(x: Group, like: Group) -> list[Maybe]:
+def _wide(x: Group, like: Group) -> Group:
     """Slopes in the dtype of sums."""
     q, slopes = like[0], x[4]
+    if slopes is None:
+        return x
     assert q is not None
-    return [*x[:4], None if slopes is None else slopes.to(wide(q.dtype))]
+    return [*x[:4], slopes.to(wide(q.dtype))]
 
 
 def _threshold(c: Group, p: float) -> int:
@@ -115,15 +135,16 @@ def _threshold(c: Group, p: float) -> int:
 
 
 def _bits(needs: Sequence[bool]) -> int:
-    return sum(1 << i for i, need in enumerate(needs) if need)
+    return sum([1 << i for i, need in enumerate(needs) if need])
 
 
 def _fit(grads: Sequence[Tensor], x: Group, needs: Sequence[bool]) -> list[Maybe]:
     """Each gradient in the shape of its operand: kernels give one per example, and of slopes one per query."""
-    found: list[Maybe] = []
-    for i, (grad, t, need) in enumerate(zip(grads, x, needs, strict=True)):
-        if t is None or not need:
-            found.append(None)
-        else:
-            found.append((grad.sum(-1) if i == 4 else grad).sum_to_size(t.shape).to(t.dtype))
+    found: list[Maybe] = [None] * len(x)
+    for i, (grad, t, need) in enumerate(zip(grads, x, needs, strict=False)):
+        if t is not None and need:
+            grad = grad.sum(-1) if i == 4 else grad
+            alike = grad.dim() == t.dim() and grad.numel() == t.numel()
+            grad = grad if alike else grad.sum_to_size(t.shape)
+            found[i] = grad if grad.dtype == t.dtype else grad.to(t.dtype)
     return found
