@@ -43,7 +43,8 @@ from torch.compiler import is_compiling
 LIBRARY = torch.library.Library("xfn", "FRAGMENT")
 
 TENSORS = frozenset((Tensor, torch.nn.Parameter))
-AUTOGRAD, BATCHED = _C.DispatchKey.AutogradCPU, _C._parse_dispatch_key("VmapMode")  # the latter: is_grads_batched
+AUTOGRAD: Any = _C.DispatchKey.AutogradCPU
+BATCHED: Any = _C._parse_dispatch_key("VmapMode")  # what is_grads_batched turns on
 PLAIN = TENSORS | {type(None), int, float, str}
 """Types of arguments behind which nothing hides."""
 
@@ -129,7 +130,7 @@ class _Short(_SingleLevelFunction):
         needs, saved, call, count = ctx.needs_input_grad[2:], ctx.saved_tensors, ctx.call, ctx.count
         tensors, y = saved[: len(needs)], saved[len(needs) :]
         none = [None] * (len(needs) - count)
-        if all([c is None for c in dy]):
+        if dy[0] is None and all(c is None for c in dy):
             return (None,) * (2 + len(needs))
         if call.adjoint is not None and not torch.is_grad_enabled() and plain(dy):
             x, c = tensors[:count], tensors[count:]

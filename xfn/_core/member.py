@@ -79,7 +79,7 @@ class Member:
         if self.inward and not any(needs):
             return [None] * len(needs)
         flat = self.flat(groups, options, needs)
-        if plain(flat):
+        if plain(flat) and not flat[0].is_meta:
             recorded = records(flat)
             if not (self.inward and recorded):
                 numbers = dict(zip(self.options, options, strict=False))

@@ -151,8 +151,9 @@ def attention_with_lse(
 @lru_cache(maxsize=1024)
 def _fit(q: Shape, k: Shape, v: Shape, *kinds: Any) -> bool:
     """Whether q, k and v of these shapes, dtypes and devices need no closer look."""
-    alike = len(set(kinds)) == 2 and kinds[0] in FLOATS and len(q) == len(k) >= 3 and all(v[-2:])
-    return alike and (*q[:-3], *k[-3:-1], q[-1]) == k and (*k[:-1], v[-1]) == v and bool(q[-1]) and not q[-2] % k[-2]
+    alike = len(set(kinds)) == 2 and kinds[0] in FLOATS and kinds[-1].type != "meta"
+    meet = len(q) == len(k) >= 3 and (*q[:-3], *k[-3:-1], q[-1]) == k and (*k[:-1], v[-1]) == v
+    return alike and meet and all((q[-1], *v[-2:])) and not q[-2] % k[-2]
 
 
 def reference(
