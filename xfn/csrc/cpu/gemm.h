@@ -12,10 +12,6 @@ __attribute__((noinline)) void micro(const S* A, long ra, long ka, const S* B, l
   Vec<S> c[R][W];
 #pragma GCC unroll 64
   for (int i = 0; i < R * W; i++) c[i / W][i % W] = Vec<S>{};
-  if (add) {
-#pragma GCC unroll 64
-    for (int i = 0; i < R * W; i++) c[i / W][i % W] = load(C + i / W * rc + i % W * L<S>);
-  }
 #pragma GCC unroll 1
   for (long k = 0; k < depth; k++) {
     Vec<S> b[W];
@@ -30,6 +26,10 @@ __attribute__((noinline)) void micro(const S* A, long ra, long ka, const S* B, l
     }
     A += ka;
     B += kb;
+  }
+  if (add) {  // last, for the products need not wait for what is there
+#pragma GCC unroll 64
+    for (int i = 0; i < R * W; i++) c[i / W][i % W] += load(C + i / W * rc + i % W * L<S>);
   }
 #pragma GCC unroll 64
   for (int i = 0; i < R * W; i++) store(C + i / W * rc + i % W * L<S>, c[i / W][i % W]);
