@@ -34,9 +34,7 @@ struct Pairs {  // of bfloat16, multiplied and summed two by two
                                            21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
     return (Vec<S>)(__m512)_mm512_permutexvar_epi16(order, (__m512i)_mm512_cvtne2ps_pbh((__m512)b, (__m512)a));
   }
-  static INLINE void narrow(Vec<S> v, S* row, long at) {
-    _mm256_storeu_si256((__m256i*)((bf16*)row + at), (__m256i)_mm512_cvtneps_pbh((__m512)v));
-  }
+  static INLINE void narrow(Vec<S> v, S* row, long at) { xfn::narrow(v, (bf16*)row + at); }
 };
 #endif
 
@@ -121,21 +119,17 @@ template <class Kind> struct Keys {
     const bool absent = !t.data, apart = often && t.length != features;
     const bool even = features % Kind::PAIR == 0 && t.length % Kind::PAIR == 0 && !apart;
     const T* from = absent ? nullptr : (const T*)t.data + t.batch[b] + g * t.head + n0 * t.length;
-    const long words = k.words(), width = up(features, L<S>);
-    S* rows = Kind::in_place && even ? nullptr : arena.take<S>((n1 - n0) * (Kind::PAIR == 1 ? width : words));
+    const long words = k.words(), row = up(words, L<S>), width = up(features, L<S>);
+    S* rows = Kind::in_place && even ? nullptr : arena.take<S>((n1 - n0) * row);
     S* columns = Kind::PAIR == 1 || !by_key ? nullptr : arena.take<S>((n1 - n0 + 1) / 2 * width);
     if (absent || !arena.front) return Keys();
     if (!rows) {
       k.rows = (const S*)from, k.row = t.length / Kind::PAIR;
-    } else if (Kind::PAIR == 1) {
-      for (long n = 0; n < n1 - n0; n++)
-        for (long f = 0; f < features; f += L<S>)
-          store(rows + n * width + f, widen(from + n * t.length + f, features - f));
-      k.rows = rows, k.row = width;
     } else {
-      std::memset(rows, 0, (n1 - n0) * words * sizeof(S));
-      for (long n = 0; n < n1 - n0; n++) std::memcpy(rows + n * words, from + n * t.length, features * sizeof(T));
-      k.rows = rows, k.row = words;
+      for (long n = 0; n < n1 - n0; n++)
+        for (long w = 0; w < words; w += L<S>)
+          store(rows + n * row + w, Kind::words(from + n * t.length + w * Kind::PAIR, (int)(features - w * Kind::PAIR)));
+      k.rows = rows, k.row = row;
     }
     if (Kind::PAIR == 1) {
       k.columns = k.rows, k.column = k.row;

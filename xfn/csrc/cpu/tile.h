@@ -48,6 +48,8 @@ template <class Kind> struct Tile {
 
   // Rows [start, end) of the heads under one another, 64 at most.
   void set_rows(long start, long end) {
+    if (start == from && end == to) return;
+    from = start, to = end;
     const long R = p.H / p.G;
     count = (int)std::min<long>(LANES, end - start), vectors = (count + L<S> - 1) / L<S>;
     long query = start % p.M, head = g * R + start / p.M;
@@ -55,25 +57,25 @@ template <class Kind> struct Tile {
       m[i] = (int)query, h[i] = (int)head;
       if (i + 1 < count && ++query == p.M) query = 0, head++;
     }
-    first = p.N, last = 0;
+    const int64_t *least = p.lo.data ? p.lo.data + p.lo.batch[b] : nullptr,
+                  *most = p.hi.data ? p.hi.data + p.hi.batch[b] : nullptr;
     for (int i = 0; i < LANES; i++) {
-      long from = p.lo.data ? p.lo.data[p.lo.batch[b] + m[i] * p.lo.query] : 0;
-      long to = p.hi.data ? p.hi.data[p.hi.batch[b] + m[i] * p.hi.query] : p.N;
-      from = std::max(from, 0l), to = std::max(from, std::min(to, (long)p.N));
-      lo[i] = (I)from, hi[i] = (I)to;
-      if (from < to) first = std::min(first, from), last = std::max(last, to);
+      const int64_t low = least ? std::max<int64_t>(least[m[i] * p.lo.query], 0) : 0;
+      lo[i] = (I)low, hi[i] = (I)std::max(low, most ? std::min(most[m[i] * p.hi.query], p.N) : p.N);
+    }
+    first = p.N, last = 0;
+    for (int v = 0; v < VECTORS; v++) {
+      const I N = (I)p.N;
+      I a = N, b = 0, c = N, d = 0;
+      for (int i = v * L<S>; i < (v + 1) * L<S>; i++) {
+        const bool sees = lo[i] < hi[i];  // a lane that sees nothing is masked wherever the others are not
+        a = std::min(a, sees ? lo[i] : N), b = std::max(b, sees ? lo[i] : 0);
+        c = std::min(c, sees ? hi[i] : 0), d = std::max(d, sees ? hi[i] : 0);
+      }
+      least_lo[v] = a, most_lo[v] = b, least_hi[v] = c, most_hi[v] = d;
+      first = std::min<long>(first, a), last = std::max<long>(last, d);
     }
     first = first / STEP * STEP;
-    for (int v = 0; v < VECTORS; v++) {
-      least_lo[v] = least_hi[v] = p.N, most_lo[v] = most_hi[v] = 0;
-      for (int i = v * L<S>; i < (v + 1) * L<S>; i++)
-        if (lo[i] < hi[i]) {
-          least_lo[v] = std::min<long>(least_lo[v], lo[i]), most_lo[v] = std::max<long>(most_lo[v], lo[i]);
-          least_hi[v] = std::min<long>(least_hi[v], hi[i]), most_hi[v] = std::max<long>(most_hi[v], hi[i]);
-        } else {
-          least_hi[v] = 0;  // a lane that sees nothing is masked wherever the others are not
-        }
-    }
   }
 
   const Run* begin() const { return runs; }
@@ -125,9 +127,12 @@ template <class Kind> struct Tile {
   // One number a lane, of [..., H, M].
   Vec<S> numbers(const Rows& t, int v) const {
     Vec<S> x{};
-    if (t.data)
-      for (int i = 0; i < L<S>; i++)
-        x[i] = ((const S*)t.data)[t.batch[b] + h[v * L<S> + i] * t.head + m[v * L<S> + i] * t.length];
+    if (!t.data) return x;
+    const S* from = (const S*)t.data + t.batch[b];
+    const int *head = h + v * L<S>, *query = m + v * L<S>;
+    if (t.length == 1 && query[L<S> - 1] - query[0] == L<S> - 1 && head[0] == head[L<S> - 1])
+      return load(from + head[0] * t.head + query[0]);
+    for (int i = 0; i < L<S>; i++) x[i] = from[head[i] * t.head + query[i] * t.length];
     return x;
   }
   Vec<S> queries(int v) const {
@@ -144,8 +149,8 @@ template <class Kind> struct Tile {
       for (int i = 0; i < L<S>; i++) {
         const T *x = row(a, v * L<S> + i), *y = row(c, v * L<S> + i);
         r[i] = Vec<S>{};
-        for (long f = 0; x && f < features; f += L<S>)
-          r[i] += widen(x + f, (int)(features - f)) * widen(y + f, (int)(features - f));
+        for (long f = 0; x && f < features; f += L<S> * Kind::PAIR)
+          r[i] = Kind::mac(Kind::words(x + f, (int)(features - f)), Kind::words(y + f, (int)(features - f)), r[i]);
       }
       transpose<S>(r);
       Vec<S> sum = load(to + v * L<S>);
@@ -254,6 +259,7 @@ template <class Kind> struct Tile {
   }
 
  private:
+  long from = 0, to = 0;  // the rows in the lanes
   long least_lo[VECTORS], most_lo[VECTORS], least_hi[VECTORS], most_hi[VECTORS];
 
   // The scale, the slopes, and the marks of what is not finite.

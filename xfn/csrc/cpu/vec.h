@@ -137,10 +137,14 @@ template <class T> INLINE auto widen(const T* p, int count) {
 INLINE void narrow(Vec<float> v, float* p) { store(p, v); }
 INLINE void narrow(Vec<double> v, double* p) { store(p, v); }
 INLINE void narrow(Vec<float> v, bf16* p) {
+#ifdef AVX512BF16
+  _mm256_storeu_si256((__m256i*)p, (__m256i)_mm512_cvtneps_pbh((__m512)v));
+#else
   const Vec<uint32_t> b = cast<Vec<uint32_t>>(v), rounded = b + 0x7fff + (b >> 16 & 1);
   const Vec<uint32_t> kept = v == v ? rounded : (b | 0x400000);  // a NaN stays one
   const auto half = __builtin_convertvector(kept >> 16, typename HalfOf<uint16_t>::type);
   std::memcpy(p, &half, sizeof half);
+#endif
 }
 INLINE void narrow(Vec<float> v, f16* p) {
 #if defined(AVX512)
