@@ -24,14 +24,20 @@ template <class Kind, bool second> size_t gradient(const Problem& p, int64_t ind
   S* dk = p.dk || counts ? arena.take<S>((n1 - n0) * wk) : nullptr;
   S* dv = p.dv || counts ? arena.take<S>((n1 - n0) * wv) : nullptr;
   if (counts) return arena.used;
-  if (dk) std::memset(dk, 0, (n1 - n0) * wk * sizeof(S));
-  if (dv) std::memset(dv, 0, (n1 - n0) * wv * sizeof(S));
+  long reach = n0;  // what is summed over queries begins here for the keys behind, and nothing is there yet
+  const auto zero = [&, n0 = n0](long to) {
+    if (to <= reach) return;
+    if (dk) std::memset(dk + (reach - n0) * wk, 0, (to - reach) * wk * sizeof(S));
+    if (dv) std::memset(dv + (reach - n0) * wv, 0, (to - reach) * wv * sizeof(S));
+    reach = to;
+  };
+  if (!at.dout) zero(n1);
 
   Ahead ahead = Task::ahead<Kind>(p, index + 1);
   for (long t = task.t0; t < task.t1; t++) {
     tile.set(t);
     at.begin(tile);
-    std::memset(sums, 0, p.K * LANES * sizeof(S));
+    bool begun = false;
     for (long n = tile.first; n < tile.last; n += BLOCK) {
       tile.find(n, std::min(n + BLOCK, tile.last));
       for (const Run& r : tile) {
@@ -40,26 +46,32 @@ template <class Kind, bool second> size_t gradient(const Problem& p, int64_t ind
         ahead.go(2 * r.rows);
         if (p.dense) tile.lay(at.slant().numbers, r, n, (S*)p.dense);
 
-        const auto to_keys = [&](const Weights<Kind>& a, const Side<Kind>& b, S* to, long width) {
+        const bool met = key < reach;
+        zero(met ? key + r.rows : key);
+        reach = std::max(reach, key + r.rows);
+        const auto to_keys = [&](const Weights<Kind>& a, const Side<Kind>& b, S* to, long width, bool add) {
           if (!to || !b) return;
           gemm<Kind>(a.lanes + (r.at * LANES + l0) / Kind::PAIR, LANES / Kind::PAIR, 1,
                      b.rows + l0 / Kind::PAIR * b.stride, b.stride, lanes / Kind::PAIR, to + (key - n0) * width, width,
-                     r.rows, width, true);
+                     r.rows, width, add);
         };
-        to_keys(second ? at.C : at.P, at.dout, dv, wv);
-        to_keys(at.slant(), at.q, dk, wk);
+        to_keys(second ? at.C : at.P, at.dout, dv, wv, met);
+        to_keys(at.slant(), at.q, dk, wk, met);
         ahead.go(4 * r.rows);
-        if (second) to_keys(at.P, at.tdout, dv, wv), to_keys(at.dS, at.tq, dk, wk);
+        if (second) to_keys(at.P, at.tdout, dv, wv, true), to_keys(at.dS, at.tq, dk, wk, true);
 
+        if (!begun && (r.v0 > 0 || r.v1 < tile.vectors)) std::memset(sums, 0, p.K * LANES * sizeof(S)), begun = true;
         const auto to_queries = [&](const Weights<Kind>& b, const Keys<Kind>& a) {
           if (!p.dq || !a) return;
           gemm<Kind>(a.pairs_at(key), 1, a.column, b.keys + r.at / Kind::PAIR * LANES + l0, LANES,
-                     (r.rows + Kind::PAIR - 1) / Kind::PAIR, sums + l0, LANES, p.K, lanes, true);
+                     (r.rows + Kind::PAIR - 1) / Kind::PAIR, sums + l0, LANES, p.K, lanes, begun);
+          begun = true;
         };
         to_queries(at.slant(), k);
         if (second) to_queries(at.dS, tk);
       }
     }
+    if (!begun) std::memset(sums, 0, p.K * LANES * sizeof(S));
     S factor[LANES];
     for (S& f : factor) f = at.scale;
     if (p.dq) tile.write(sums, p.K, factor, p.dq);
@@ -67,12 +79,12 @@ template <class Kind, bool second> size_t gradient(const Problem& p, int64_t ind
     if (p.slopes && !tile.finite(at.slope)) *p.broken = true;
   }
 
-  const auto result = [&, n0 = n0, n1 = n1](const S* from, long width, long features, S times, void* to) {
+  const auto result = [&, n0 = n0](const S* from, long width, long features, S times, void* to) {
     if (!from || !to) return;
     Vec<S> broken{};
     for (long n = 0; n < p.N; n++)
       for (long f = 0; f < features; f += L<S>) {
-        const Vec<S> x = n >= n0 && n < n1 ? load(from + (n - n0) * width + f) * times : Vec<S>{};
+        const Vec<S> x = n >= n0 && n < reach ? load(from + (n - n0) * width + f) * times : Vec<S>{};
         broken += x - x;
         narrow(x, (typename Kind::T*)to + ((task.b * p.N + n) * p.G + task.g) * features + f, (int)(features - f));
       }
