@@ -24,17 +24,26 @@ struct Pairs {  // of bfloat16, multiplied and summed two by two
     return (Vec<S>)_mm512_dpbf16_ps((__m512)c, (__m512bh)(__m512)a, (__m512bh)(__m512)b);
   }
   static INLINE Vec<S> words(const T* p, int count) {
-    if (count >= 2 * L<S>) return load((const S*)p);
-    T row[2 * L<S>] = {};
-    std::memcpy(row, p, count * sizeof(T));
-    return load((const S*)row);
+    const __mmask32 all = 0xffffffff;
+    return (Vec<S>)(__m512)_mm512_maskz_loadu_epi16(count >= 2 * L<S> ? all : ~(all << count), p);
   }
-  static INLINE Vec<S> pair(Vec<S> a, Vec<S> b) {  // word i holds a[i] and b[i]
-    const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6,
-                                           21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
-    return (Vec<S>)(__m512)_mm512_permutexvar_epi16(order, (__m512i)_mm512_cvtne2ps_pbh((__m512)b, (__m512)a));
+  static INLINE __m512i order(short step) {  // 0, step, 1, step + 1 ...
+    const __m512i count = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+    return _mm512_add_epi32(_mm512_mullo_epi32(count, _mm512_set1_epi32(0x10001)), _mm512_set1_epi32(step << 16));
   }
-  static INLINE void narrow(Vec<S> v, S* row, long at) { xfn::narrow(v, (bf16*)row + at); }
+  // Words of a row and the next: word i of two holds feature i of both, and the second word behind.
+  static INLINE void weave(Vec<S> a, Vec<S> b, S* to, bool second) {
+    const __m512i i = order(32), j = _mm512_add_epi16(i, _mm512_set1_epi16(16));
+    store(to, (Vec<S>)(__m512)_mm512_permutex2var_epi16((__m512i)a, i, (__m512i)b));
+    if (second) store(to + L<S>, (Vec<S>)(__m512)_mm512_permutex2var_epi16((__m512i)a, j, (__m512i)b));
+  }
+  // Two rows of numbers as rows of pairs, if there are such, and as words that hold a number of each, if those.
+  static INLINE void pair(Vec<S> a, Vec<S> b, S* first, S* second, S* both) {
+    const __m512i w = (__m512i)_mm512_cvtne2ps_pbh((__m512)b, (__m512)a);
+    if (first) _mm256_storeu_si256((__m256i*)first, _mm512_castsi512_si256(w));
+    if (second) _mm256_storeu_si256((__m256i*)second, _mm512_extracti64x4_epi64(w, 1));
+    if (both) store(both, (Vec<S>)(__m512)_mm512_permutexvar_epi16(order(16), w));
+  }
 };
 #endif
 
@@ -89,10 +98,11 @@ void interleave(const T* const* rows, long count, long features, S* to, long str
         store(to + i * stride + f, rows[i] ? widen(rows[i] + f, features - f) : Vec<S>{});
   } else {
     for (long i = 0; i < count; i += 2)
-      for (long f = 0; f < features; f += l) {
-        const Vec<S> a = rows[i] ? widen(rows[i] + f, features - f) : Vec<S>{};
-        const Vec<S> b = i + 1 < count && rows[i + 1] ? widen(rows[i + 1] + f, features - f) : Vec<S>{};
-        store(to + i / 2 * stride + f, cast<Vec<S>>(cast<Vec<uint32_t>>(a) >> 16 | cast<Vec<uint32_t>>(b)));
+      for (long f = 0; f < features; f += 2 * l) {
+        const auto words = [&](long i) {
+          return i < count && rows[i] ? Kind::words(rows[i] + f, (int)(features - f)) : Vec<S>{};
+        };
+        Kind::weave(words(i), words(i + 1), to + i / 2 * stride + f, features - f > l);
       }
   }
 }
@@ -164,11 +174,8 @@ template <class Kind> struct Weights {
       if (two) store(row(n + 1) + at, b);
     }
     if constexpr (Kind::PAIR == 2) {
-      if (lanes != numbers) {
-        Kind::narrow(a, lanes + n * LANES / 2, at);
-        if (two) Kind::narrow(b, lanes + (n + 1) * LANES / 2, at);
-      }
-      if (keys != numbers) store(keys + n / 2 * LANES + at, Kind::pair(a, b));
+      S* const row = lanes == numbers ? nullptr : lanes + (n * LANES + at) / 2;
+      Kind::pair(a, b, row, row && two ? row + LANES / 2 : nullptr, keys == numbers ? nullptr : keys + n / 2 * LANES + at);
     }
   }
 };

@@ -36,6 +36,7 @@ template <class Kind, bool second> struct Slope {
   Weights<Kind> P, Y, dS;  // P: P ∘ D
   Weights<Kind> C, Z;      // P ∘ D ∘ c and ḋS
   S* const kept;
+  static constexpr S NEVER = (S)1e30;  // the lse of lanes without weight: 2ˣ of anything less it is 0, and no NaN
   const bool biased, moves, shifts, turns;
   const S c, scale, grow;
   S delta[LANES], tdelta[LANES], lse2[LANES], mean[LANES], slope[LANES];
@@ -67,7 +68,7 @@ template <class Kind, bool second> struct Slope {
 
   void begin(const Tile<Kind>& tile) {
     q.pack(tile), dout.pack(tile), tq.pack(tile), tdout.pack(tile);
-    for (int i = 0; i < LANES; i++) delta[i] = tdelta[i] = mean[i] = slope[i] = 0, lse2[i] = infinity<S>;
+    for (int i = 0; i < LANES; i++) delta[i] = tdelta[i] = mean[i] = slope[i] = 0, lse2[i] = NEVER;
     tile.dot(p.dy.out, p.y.out, p.V, delta);
     if (second) tile.dot(p.tdy.out, p.y.out, p.V, tdelta), tile.dot(p.dy.out, p.uy.out, p.V, tdelta);
     for (int u = 0; u < tile.vectors; u++) {
@@ -78,7 +79,7 @@ template <class Kind, bool second> struct Slope {
         store(tdelta + at, load(tdelta + at) - tile.numbers(p.tdy.lse, u)), store(mean + at, tile.numbers(p.uy.lse, u));
     }
     for (int i = 0; i < LANES; i++)  // no weight where nothing is seen, and none in lanes that are not in use
-      if (i >= tile.count || lse2[i] == -infinity<S>) lse2[i] = infinity<S>, delta[i] = tdelta[i] = mean[i] = 0;
+      if (i >= tile.count || lse2[i] == -infinity<S>) lse2[i] = NEVER, delta[i] = tdelta[i] = mean[i] = 0;
   }
 
   void run(const Tile<Kind>& tile, const Run& r, long n, const Keys<Kind>& k, const Keys<Kind>& v, const Keys<Kind>& tk,
@@ -101,7 +102,20 @@ template <class Kind, bool second> struct Slope {
         for (int j = r.at; j < r.at + r.rows; j++) std::memset(C.row(j), 0, LANES * sizeof(S));
       if (shifts) tile.add(p.u, scale, C.numbers, r, n);
     }
-    const bool strict = p.x.spoilt.data;
+    const auto compute = [&]<bool plain, bool guarded>(std::bool_constant<plain>, std::bool_constant<guarded>) {
+      weigh<plain, guarded>(tile, r, n);
+    };
+    if (second || kept || p.slopes || p.x.spoilt.data || !dout)
+      compute(std::false_type{}, std::true_type{});
+    else if (biased || r.masked)
+      compute(std::true_type{}, std::true_type{});
+    else
+      compute(std::true_type{}, std::false_type{});
+  }
+
+  // P and dS, from s and Y. `plain`: nothing is dropped, nothing marked, nothing turns. `guarded`: s may be −∞.
+  template <bool plain, bool guarded> void weigh(const Tile<Kind>& tile, const Run& r, long n) {
+    const bool strict = !plain && p.x.spoilt.data, drops = !plain && kept, bends = !plain && p.slopes;
     for (int u = r.v0; u < r.v1; u++) {
       const long at = u * L<S>;
       const Vec<S> l2 = load(lse2 + at), de = load(delta + at), tde = load(tdelta + at), mu = load(mean + at);
@@ -113,10 +127,10 @@ template <class Kind, bool second> struct Slope {
       const auto compute = [&](int j) INLINE_LAMBDA {
         const long o = j * LANES + at;
         const Vec<S> s = load(P.numbers + o);
-        Vec<S> e = exp2v<Kind::degree, true>(s * c - l2);
+        Vec<S> e = exp2v<Kind::degree, guarded>(s * c - l2);
         if (strict) e = s == -infinity<S> ? Vec<S>{} : e;
-        const Vec<S> keeps = kept ? load(kept + o) * grow : splat<S>(1);
-        Vec<S> slant = e * ((dout ? load(Y.numbers + o) * keeps : Vec<S>{}) - de);
+        const Vec<S> keeps = drops ? load(kept + o) * grow : splat<S>(1);
+        Vec<S> slant = e * ((plain || dout ? load(Y.numbers + o) * keeps : Vec<S>{}) - de);
         if (strict) slant = s == -infinity<S> ? Vec<S>{} : slant;
         Row row{e * keeps, slant};
         if (second) {
@@ -125,7 +139,7 @@ template <class Kind, bool second> struct Slope {
           row.Z = slant * turn + e * ((turns ? load(Z.numbers + o) * keeps : Vec<S>{}) - tde);
           if (strict) row.Z = s == -infinity<S> ? Vec<S>{} : row.Z, row.C = s == -infinity<S> ? Vec<S>{} : row.C;
         }
-        if (p.slopes) {
+        if (bends) {
           const Vec<S> gap = query - (S)(n + j);
           bend -= (second ? row.Z : row.dS) * (gap > 0 ? gap : -gap);
         }
@@ -136,7 +150,7 @@ template <class Kind, bool second> struct Slope {
         if (second) C.put(j, at, a.C, b.C, two), Z.put(j, at, a.Z, b.Z, two);
       };
       two_by_two<Row>(r, compute, put);
-      store(slope + at, bend);
+      if (bends) store(slope + at, bend);
     }
   }
 };
