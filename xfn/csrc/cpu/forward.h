@@ -17,22 +17,35 @@ struct Task {
     const long all = tiles<Kind>(p), chunk = task % p.chunks, head = task / p.chunks;
     return {head / p.G, head % p.G, all * chunk / p.chunks, all * (chunk + 1) / p.chunks};
   }
-  // The next task's tensors, where they are small.
+  // Queries of the rows from `row` on, up to the end of a head.
+  template <class Kind> void fetch(Ahead& ahead, const Problem& p, long row, long count) const {
+    const long size = sizeof(typename Kind::T), h = g * (p.H / p.G) + row / p.M, m = row % p.M,
+               some = std::min<long>(count, p.M - m);
+    const auto add = [&](const Sequence& t, long features) { ahead.add<Kind>(t, b, h, m, some, features); };
+    const auto result = [&](const void* to, long features) {
+      ahead.add(to, size, ((b * p.M + m) * p.H + h) * features, p.H * features, some, features);
+    };
+    add(p.x.q, p.K), add(p.dy.out, p.V), add(p.y.out, p.V);
+    result(p.out, p.V), result(p.dq, p.K);
+  }
+  // The next task's tensors, if they are small: the keys of a large head would be gone before they are used.
   template <class Kind> static Ahead ahead(const Problem& p, int64_t next) {
     Ahead ahead;
-    const long rows = p.H / p.G * p.M, size = sizeof(typename Kind::T);
-    if (next >= p.B * p.G * p.chunks || p.N * (p.K + p.V) * size > 65536 || rows * (p.K + p.V) * size > 65536)
-      return ahead;
+    const long size = sizeof(typename Kind::T);
+    if (next >= p.B * p.G * p.chunks || !small<Kind>(p)) return ahead;
     const Task task = of<Kind>(p, next);
-    const long h = task.g * (p.H / p.G), b = task.b;
-    ahead.add<Kind>(p.x.k, b, task.g, p.N, p.K), ahead.add<Kind>(p.x.v, b, task.g, p.N, p.V),
-        ahead.add<Kind>(p.x.q, b, h, p.M, p.K);
-    ahead.add<Kind>(p.dy.out, b, h, p.M, p.V), ahead.add<Kind>(p.y.out, b, h, p.M, p.V);
-    ahead.add(p.out, size, (b * p.M * p.H + h) * p.V, p.H * p.V, p.M, p.V),
-        ahead.add(p.dq, size, (b * p.M * p.H + h) * p.K, p.H * p.K, p.M, p.K);
-    ahead.add(p.dk, size, (b * p.N * p.G + task.g) * p.K, p.G * p.K, p.N, p.K),
-        ahead.add(p.dv, size, (b * p.N * p.G + task.g) * p.V, p.G * p.V, p.N, p.V);
+    const auto add = [&](const Sequence& t, long features) { ahead.add<Kind>(t, task.b, task.g, 0, p.N, features); };
+    const auto result = [&](const void* to, long features) {
+      ahead.add(to, size, (task.b * p.N * p.G + task.g) * features, p.G * features, p.N, features);
+    };
+    add(p.x.k, p.K), add(p.x.v, p.V);
+    task.fetch<Kind>(ahead, p, 0, p.M);
+    result(p.dk, p.K), result(p.dv, p.V);
     return ahead;
+  }
+  template <class Kind> static bool small(const Problem& p) {
+    const long rows = p.H / p.G * p.M, row = (p.K + p.V) * sizeof(typename Kind::T);
+    return p.N * row <= 65536 && rows * row <= 65536;
   }
   template <class Kind> std::pair<long, long> keys(const Problem& p, Tile<Kind>& tile) const {
     if (!p.lo.data && !p.hi.data) return {0, p.N};

@@ -35,47 +35,51 @@ __attribute__((noinline)) void micro(const S* A, long ra, long ka, const S* B, l
   for (int i = 0; i < R * W; i++) store(C + i / W * rc + i % W * L<S>, c[i / W][i % W]);
 }
 
-// Rows in tiles of nearly equal height, R at most.
-template <class Kind, int W, int R, class S = typename Kind::S>
-INLINE void column(const S* A, long ra, long ka, const S* B, long kb, long depth, S* C, long rc, long rows, bool add) {
+struct Alone {
+  INLINE void operator()(long) const {}
+};
+
+// Rows in tiles of nearly equal height, R at most; after each, `beside` is told how many steps it took.
+template <class Kind, int W, int R, class Beside, class S = typename Kind::S>
+INLINE void column(const S* A, long ra, long ka, const S* B, long kb, long depth, S* C, long rc, long rows, bool add,
+                   const Beside& beside) {
   const long tiles = (rows + R - 1) / R, tall = rows - rows / tiles * tiles;
   for (long t = 0; t < tiles; t++) {
     const long height = rows / tiles + (t < tall);
     [&]<int... I>(std::integer_sequence<int, I...>) {
       (void)((height == I + 1 && (micro<Kind, I + 1, W>(A, ra, ka, B, kb, depth, C, rc, add), true)) || ...);
     }(std::make_integer_sequence<int, R>{});
+    beside(height * W * depth);
     A += height * ra;
     C += height * rc;
   }
 }
 
 // rows x lanes, lanes a multiple of L.
-template <class Kind, class S = typename Kind::S> void gemm(const S* A, long ra, long ka, const S* B, long kb,
-                                                            long depth, S* C, long rc, long rows, long lanes,
-                                                            bool add) {
+template <class Kind, class Beside = Alone, class S = typename Kind::S>
+void gemm(const S* A, long ra, long ka, const S* B, long kb, long depth, S* C, long rc, long rows, long lanes, bool add,
+          const Beside& beside = {}) {
   constexpr int l = L<S>;
   if (rows <= 0) return;
-  for (; lanes > 0;) {
+  const auto columns = [&]<int W, int R>(std::integer_sequence<int, W, R>) {
+    column<Kind, W, R>(A, ra, ka, B, kb, depth, C, rc, rows, add, beside);
+    B += W * l, C += W * l, lanes -= W * l;
+  };
+  while (lanes > 0) {
 #if REGISTERS == 32
-    if (lanes >= 4 * l) {
-      column<Kind, 4, 6>(A, ra, ka, B, kb, depth, C, rc, rows, add), B += 4 * l, C += 4 * l, lanes -= 4 * l;
-      continue;
-    }
-    if (lanes >= 3 * l) {
-      column<Kind, 3, 8>(A, ra, ka, B, kb, depth, C, rc, rows, add), B += 3 * l, C += 3 * l, lanes -= 3 * l;
-      continue;
-    }
-    if (lanes >= 2 * l) {
-      column<Kind, 2, 8>(A, ra, ka, B, kb, depth, C, rc, rows, add), B += 2 * l, C += 2 * l, lanes -= 2 * l;
-      continue;
-    }
-    column<Kind, 1, 16>(A, ra, ka, B, kb, depth, C, rc, rows, add), B += l, C += l, lanes -= l;
+    if (lanes >= 4 * l)
+      columns(std::integer_sequence<int, 4, 6>());
+    else if (lanes >= 3 * l)
+      columns(std::integer_sequence<int, 3, 8>());
+    else if (lanes >= 2 * l)
+      columns(std::integer_sequence<int, 2, 8>());
+    else
+      columns(std::integer_sequence<int, 1, 16>());
 #else
-    if (lanes >= 2 * l) {
-      column<Kind, 2, 6>(A, ra, ka, B, kb, depth, C, rc, rows, add), B += 2 * l, C += 2 * l, lanes -= 2 * l;
-      continue;
-    }
-    column<Kind, 1, 8>(A, ra, ka, B, kb, depth, C, rc, rows, add), B += l, C += l, lanes -= l;
+    if (lanes >= 2 * l)
+      columns(std::integer_sequence<int, 2, 6>());
+    else
+      columns(std::integer_sequence<int, 1, 8>());
 #endif
   }
 }

@@ -33,17 +33,25 @@ template <class Kind, bool second> size_t gradient(const Problem& p, int64_t ind
   };
   if (!at.dout) zero(n1);
 
+  const bool small = Task::small<Kind>(p), bound = p.lo.data || p.hi.data;
+  const long steps = (2 * p.K + p.V) * LANES / (L<S> * Kind::PAIR);  // of a tile and a key, in the products below
   Ahead ahead = Task::ahead<Kind>(p, index + 1);
+  ahead.within(task.t1 * p.N * steps / (bound ? 2 : 1));
+  const auto beside = [&](long steps) INLINE_LAMBDA { ahead(steps); };
   for (long t = task.t0; t < task.t1; t++) {
     tile.set(t);
     at.begin(tile);
+    if (!small) {
+      ahead = Ahead();
+      if (t + 1 < task.t1) task.fetch<Kind>(ahead, p, (t + 1) * LANES, LANES);
+      ahead.within((tile.last - tile.first) * steps);
+    }
     bool begun = false;
     for (long n = tile.first; n < tile.last; n += BLOCK) {
       tile.find(n, std::min(n + BLOCK, tile.last));
       for (const Run& r : tile) {
         const long lanes = (r.v1 - r.v0) * L<S>, l0 = r.v0 * L<S>, key = n + r.at;
         at.run(tile, r, n, k, v, tk, tv);
-        ahead.go(2 * r.rows);
         if (p.dense) tile.lay(at.slant().numbers, r, n, (S*)p.dense);
 
         const bool met = key < reach;
@@ -53,18 +61,17 @@ template <class Kind, bool second> size_t gradient(const Problem& p, int64_t ind
           if (!to || !b) return;
           gemm<Kind>(a.lanes + (r.at * LANES + l0) / Kind::PAIR, LANES / Kind::PAIR, 1,
                      b.rows + l0 / Kind::PAIR * b.stride, b.stride, lanes / Kind::PAIR, to + (key - n0) * width, width,
-                     r.rows, width, add);
+                     r.rows, width, add, beside);
         };
         to_keys(second ? at.C : at.P, at.dout, dv, wv, met);
         to_keys(at.slant(), at.q, dk, wk, met);
-        ahead.go(4 * r.rows);
         if (second) to_keys(at.P, at.tdout, dv, wv, true), to_keys(at.dS, at.tq, dk, wk, true);
 
         if (!begun && (r.v0 > 0 || r.v1 < tile.vectors)) std::memset(sums, 0, p.K * LANES * sizeof(S)), begun = true;
         const auto to_queries = [&](const Weights<Kind>& b, const Keys<Kind>& a) {
           if (!p.dq || !a) return;
           gemm<Kind>(a.pairs_at(key), 1, a.column, b.keys + r.at / Kind::PAIR * LANES + l0, LANES,
-                     (r.rows + Kind::PAIR - 1) / Kind::PAIR, sums + l0, LANES, p.K, lanes, begun);
+                     (r.rows + Kind::PAIR - 1) / Kind::PAIR, sums + l0, LANES, p.K, lanes, begun, beside);
           begun = true;
         };
         to_queries(at.slant(), k);

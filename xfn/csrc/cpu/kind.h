@@ -62,21 +62,31 @@ struct Arena {
   }
 };
 
-// What the next task will read and write, fetched little by little while this one computes. Small heads alone: the keys
-// of a large one would be gone from the cache before they are used.
+// What is to be read and written next, fetched little by little while something else is computed.
 struct Ahead {
   struct Rows {
     const char* at;
     long step, bytes, left;
-  } rows[10];
+  } rows[12];
   int found = 0, now = 0;
+  long price = 1, credit = 0;  // steps of a product for each row
 
   void add(const void* data, size_t size, long start, long step, long count, long features) {
-    if (data && found < 10)
+    if (data && count > 0 && found < 12)
       rows[found++] = {(const char*)data + start * size, (long)(step * size), (long)(features * size), count};
   }
-  template <class Kind> void add(const Sequence& t, long b, long head, long count, long features) {
-    if (t.data) add(t.data, sizeof(typename Kind::T), t.batch[b] + head * t.head, t.length, count, features);
+  template <class Kind> void add(const Sequence& t, long b, long head, long from, long count, long features) {
+    if (t.data)
+      add(t.data, sizeof(typename Kind::T), t.batch[b] + head * t.head + from * t.length, t.length, count, features);
+  }
+  // All of it is to be here after so many steps.
+  void within(long steps) {
+    long count = 0;
+    for (int i = 0; i < found; i++) count += rows[i].left;
+    price = std::max(1l, steps / std::max(1l, count));
+  }
+  INLINE void operator()(long steps) {
+    if (now < found) go((credit += steps) / price), credit %= price;
   }
   INLINE void go(long n) {
     for (; n > 0 && now < found; n--) {
@@ -138,7 +148,8 @@ template <class Kind> struct Keys {
     } else {
       for (long n = 0; n < n1 - n0; n++)
         for (long w = 0; w < words; w += L<S>)
-          store(rows + n * row + w, Kind::words(from + n * t.length + w * Kind::PAIR, (int)(features - w * Kind::PAIR)));
+          store(rows + n * row + w,
+                Kind::words(from + n * t.length + w * Kind::PAIR, (int)(features - w * Kind::PAIR)));
       k.rows = rows, k.row = row;
     }
     if (Kind::PAIR == 1) {
@@ -175,7 +186,8 @@ template <class Kind> struct Weights {
     }
     if constexpr (Kind::PAIR == 2) {
       S* const row = lanes == numbers ? nullptr : lanes + (n * LANES + at) / 2;
-      Kind::pair(a, b, row, row && two ? row + LANES / 2 : nullptr, keys == numbers ? nullptr : keys + n / 2 * LANES + at);
+      Kind::pair(a, b, row, row && two ? row + LANES / 2 : nullptr,
+                 keys == numbers ? nullptr : keys + n / 2 * LANES + at);
     }
   }
 };
