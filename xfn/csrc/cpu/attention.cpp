@@ -5,6 +5,10 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
 #include <algorithm>
 #include <atomic>
 #include <cstring>
@@ -49,7 +53,15 @@ Tensor make(const Shape& shape, ScalarType dtype) {
   AtenTensorHandle made;
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided((int64_t)shape.size(), shape.data(), strides.data(), code,
                                                          aoti_torch_device_type_cpu(), 0, &made));
-  return Tensor(made);
+  Tensor t(made);
+#ifdef __linux__
+  constexpr uintptr_t page = 2 << 20;  // what is fresh from the system comes sooner by large pages than by small
+  if (const size_t bytes = t.numel() * t.element_size(); bytes >= 16 * page) {
+    const uintptr_t from = (uintptr_t)t.mutable_data_ptr(), first = (from + page - 1) & -page;
+    madvise((void*)first, (from + bytes - first) & -page, MADV_HUGEPAGE);
+  }
+#endif
+  return t;
 }
 
 // What torch's contiguous makes; of a small tensor in less time than its dispatch takes.
@@ -206,19 +218,19 @@ struct Call {
   // A place for the gradient of the dense bias, in its own shape; examples and heads that share a slice are summed.
   Shape slice;
   Tensor dense(const Tensor& t) {
-    const bool wide = q.scalar_type() == ScalarType::Double;
     const Shape shape(t.sizes().begin(), t.sizes().end());
-    Tensor sum = make(shape, wide ? ScalarType::Double : ScalarType::Float);
-    const int64_t own = t.dim() - 3, heads = t.size(-3), pairs = p.B * p.H;
+    const int64_t rank = t.dim() - 3, heads = t.size(-3), pairs = p.B * p.H;
     slice.assign(pairs, 0);
     int64_t repeat = 1, stride = heads;
-    for (int64_t i = own - 1, j = (int64_t)batch.size() - 1; i >= 0; i--, j--) {
+    for (int64_t i = rank - 1, j = (int64_t)batch.size() - 1; i >= 0; i--, j--) {
       for (int64_t b = 0; t.size(i) != 1 && b < pairs; b++) slice[b] += b / p.H / repeat % batch[j] * stride;
       repeat *= batch[j], stride *= t.size(i);
     }
     for (int64_t b = 0; heads != 1 && b < pairs; b++) slice[b] += b % p.H;
     p.slice = slice.data(), p.slices = stride, p.dense_M = t.size(-2), p.dense_N = t.size(-1);
     p.alone = p.slices == pairs && p.dense_M == p.M && p.dense_N == p.N;
+    const bool own = p.alone && t.scalar_type() == q.scalar_type(), wide = q.scalar_type() == ScalarType::Double;
+    Tensor sum = make(shape, own ? t.scalar_type() : wide ? ScalarType::Double : ScalarType::Float);
     if (p.lo.data || p.hi.data || !p.M || !p.N || !p.B || !p.H) ts::zero_(sum);
     return sum;
   }

@@ -37,6 +37,11 @@ template <class Kind, bool second> size_t gradient(const Problem& p, int64_t ind
   const long steps = (2 * p.K + p.V) * LANES / (L<S> * Kind::PAIR);  // of a tile and a key, in the products below
   Ahead ahead = Task::ahead<Kind>(p, index + 1);
   ahead.within(task.t1 * p.N * steps / (bound ? 2 : 1));
+  const bool own = p.x.dense.dtype == p.dtype, far = p.B * p.H * p.M * p.N >= 1 << 22;
+  const auto lay = [&](const Run& r, long n) {
+    const S* from = at.slant().numbers;
+    own ? tile.lay(from, r, n, (typename Kind::T*)p.dense, far) : tile.lay(from, r, n, (S*)p.dense, far);
+  };
   const auto beside = [&](long steps) INLINE_LAMBDA { ahead(steps); };
   for (long t = task.t0; t < task.t1; t++) {
     tile.set(t);
@@ -52,7 +57,7 @@ template <class Kind, bool second> size_t gradient(const Problem& p, int64_t ind
       for (const Run& r : tile) {
         const long lanes = (r.v1 - r.v0) * L<S>, l0 = r.v0 * L<S>, key = n + r.at;
         at.run(tile, r, n, k, v, tk, tv);
-        if (p.dense) tile.lay(at.slant().numbers, r, n, (S*)p.dense);
+        if (p.dense) lay(r, n);
 
         const bool met = key < reach;
         zero(met ? key + r.rows : key);
@@ -97,6 +102,7 @@ template <class Kind, bool second> size_t gradient(const Problem& p, int64_t ind
       }
     if (total<S>(broken) != 0) *p.broken = true;
   };
+  if (p.dense && far) fence();
   result(dk, wk, p.K, at.scale, p.dk), result(dv, wv, p.V, 1, p.dv);
   return arena.used;
 }

@@ -237,19 +237,30 @@ template <class Kind> struct Tile {
   void write(const S* from, void* result) const {
     for (int i = 0; i < count; i++) ((S*)result)[(b * p.H + h[i]) * p.M + m[i]] = from[i];
   }
-  // A run [key][lane] to its place in a result [slices, M, N], as queries by key.
-  void lay(const S* from, const Run& r, long n0, S* result) const {
-    for (int v = r.v0; v < r.v1; v++)
-      for (int n = 0; n < r.rows; n += L<S>) {
-        Vec<S> x[L<S>];
-        for (int j = 0; j < L<S>; j++)
-          x[j] = n + j < r.rows ? load(from + (r.at + n + j) * LANES + v * L<S>) : Vec<S>{};
-        transpose<S>(x);
-        for (int i = 0; i < L<S> && v * L<S> + i < count; i++) {
-          const int lane = v * L<S> + i;
-          narrow(x[i], result + (p.slice[b * p.H + h[lane]] * p.M + m[lane]) * p.N + n0 + r.at + n, r.rows - n);
+  // A run [key][lane] to its place in a result [slices, M, N], as queries by key. `far`: it is larger than the caches.
+  template <class D> void lay(const S* from, const Run& r, long n0, D* result, bool far) const {
+    constexpr int some = 64 / sizeof(D);  // keys in a line of memory
+    for (int v = r.v0; v < r.v1; v++) {
+      D* rows[L<S>];
+      for (int i = 0; i < L<S>; i++)
+        rows[i] = result + (p.slice[b * p.H + h[v * L<S> + i]] * p.M + m[v * L<S> + i]) * p.N + n0 + r.at;
+      for (int n = 0; n < r.rows; n += some) {
+        D lines[L<S>][some];
+        for (int k = 0; k < some; k += L<S>) {
+          Vec<S> x[L<S>];
+          for (int j = 0; j < L<S>; j++)
+            x[j] = n + k + j < r.rows ? load(from + (r.at + n + k + j) * LANES + v * L<S>) : Vec<S>{};
+          transpose<S>(x);
+          for (int i = 0; i < L<S>; i++) narrow(x[i], lines[i] + k);
         }
+        for (int i = 0; i < L<S> && v * L<S> + i < count; i++)
+          if (far && r.rows - n >= some)
+            for (int k = 0; k < some; k += sizeof(Vec<S>) / sizeof(D))
+              stream((S*)(rows[i] + n + k), load((S*)(lines[i] + k)));
+          else
+            std::memcpy(rows[i] + n, lines[i], std::min(some, r.rows - n) * sizeof(D));
       }
+    }
   }
 
   bool finite(const S* x) const {
@@ -332,7 +343,7 @@ template <class Kind> struct Tile {
             const Vec<S> line = values(keys(0), count);
             for (int j = 0; j < L<S>; j++) x[j] = splat<S>(line[j]);
           } else {
-            for (int i = 0; i < L<S>; i++) x[i] = values(keys(i), count);
+            for (int i = 0; i < L<S>; i++) __builtin_prefetch(rows[i] + n + BLOCK / 2), x[i] = values(keys(i), count);
             transpose<S>(x);
           }
           for (int j = 0; j < count; j++)

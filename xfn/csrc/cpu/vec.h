@@ -31,6 +31,18 @@ template <class S> INLINE Vec<S> load(const S* p) {
 }
 template <class S> INLINE void store(S* p, Vec<S> v) { std::memcpy(p, &v, sizeof v); }
 template <class S> INLINE Vec<S> splat(S x) { return x - Vec<S>{}; }  // x - 0 is x, and costs nothing; x + 0 is not
+// Past the caches where that can be done, for what nobody will read soon; behind the last such store there is a fence.
+template <class S> INLINE void stream(S* p, Vec<S> v) {
+#ifdef AVX512
+  if (((uintptr_t)p & 63) == 0) return _mm512_stream_si512((__m512i*)p, (__m512i)v);
+#endif
+  store(p, v);
+}
+INLINE void fence() {
+#ifdef AVX512
+  _mm_sfence();
+#endif
+}
 template <class V> INLINE V larger(V a, V b) { return a > b ? a : b; }
 template <class S> constexpr S infinity = std::numeric_limits<S>::infinity();
 
