@@ -72,105 +72,89 @@ template <class Kind> size_t forward(const Problem& p, int64_t index, Arena aren
   Slim<Kind> slim(p, task.b, task.g, arena);
   Weights<Kind> w(BLOCK, false, true, arena);
   w.read = few;
-  S top[LANES], sum[LANES], shrink[LANES];
+  S shrink[LANES];
   const auto [n0, n1] = counts ? std::pair<long, long>(0, p.N) : task.keys(p, tile);
-  const auto k = Keys<Kind>::of(few ? Sequence{} : x.k, task.b, task.g, n0, n1, p.K, false, often, arena);
+  const auto k =
+      Keys<Kind>::of(few ? Sequence{} : x.k, task.b, task.g, n0, n1, p.K, false, p.H / p.G * p.M > 2 * LANES, arena);
   const auto v = Keys<Kind>::of(few ? Sequence{} : x.v, task.b, task.g, n0, n1, p.V, true, often, arena);
   if (counts) return arena.used;
 
-  // Products become logits in base 2: at once where nothing is added, else when that is.
-  const bool biased = x.dense.data || x.slopes.data || x.spoilt.data || p.scale < TINY;
-  const S c = biased ? (S)LOG2E : (S)(p.scale * LOG2E);
+  // Products become logits in base 2: at once where nothing is added, else when that is. A mask adds nothing.
+  const bool masks = x.dense.data && x.dense.dtype == Dtype::boolean;
+  Operands bias = x;
+  if (masks) bias.dense = {};
+  const bool adds = bias.dense.data || x.slopes.data || x.spoilt.data || p.scale < TINY;
+  const S c = adds ? (S)LOG2E : (S)(p.scale * LOG2E);
 
+  if (kept) std::memset(kept, 0, BLOCK * LANES * sizeof(S));
+  Softmax<Kind> softmax(tile, w, masks ? &x.dense : nullptr, kept, c, !adds && !kept && !few);
+  const bool small = Task::small<Kind>(p), bound = p.lo.data || p.hi.data;
+  const long steps = (p.K + p.V) * LANES / (L<S> * Kind::PAIR);  // of a tile and a key, in the products below
   Ahead ahead = Task::ahead<Kind>(p, index + 1);
+  ahead.within((task.t1 - task.t0) * p.N * steps / (bound ? 2 : 1));
+  const auto beside = [&](long steps) INLINE_LAMBDA { ahead(steps); };
   for (long t = task.t0; t < task.t1; t++) {
     tile.set(t);
+    if (!small) {
+      ahead = Ahead();
+      if (t + 1 < task.t1) task.fetch<Kind>(ahead, p, (t + 1) * LANES, LANES);
+      ahead.within((tile.last - tile.first) * steps);
+    }
     if (few)
       slim.begin(tile);
     else
       tile.pack_lanes(x.q, p.K, q);
+    softmax.begin();
     bool fresh = true;  // nothing in o yet
-    for (int i = 0; i < LANES; i++) top[i] = -infinity<S>, sum[i] = 0;
+    const auto smaller = [&](int row, int u, Vec<S> by) {
+      w.shrink(row, u * L<S>, by);
+      if (fresh) return;
+      std::fill_n(shrink, LANES, (S)1), store(shrink + u * L<S>, by);
+      if (few) return slim.shrink(tile, shrink);
+      for (long f = 0; f < p.V; f++) store(o + f * LANES + u * L<S>, load(o + f * LANES + u * L<S>) * by);
+    };
 
     for (long n = tile.first; n < tile.last; n += BLOCK) {
       tile.find(n, std::min(n + BLOCK, tile.last));
+      for (const Run& run : tile) {
+        const int tall = softmax.fuses ? STEP : run.rows;  // a bias is read along its rows
+        for (int at = run.at, done; at < run.at + run.rows; at += done) {
+          const S* keys = few ? nullptr : k.at(n + at);
+          done = softmax.fuse(run.part(at, BLOCK), n, keys, k.row, q, k.words(), beside);
+          if (done) continue;
+          const Run r = run.part(at, tall);
+          done = r.rows;
+          if (few)
+            slim.scores(tile, r, n, w.numbers);
+          else
+            gemm<Kind>(keys, k.row, 1, q + r.v0 * L<S>, LANES, k.words(), w.row(at) + r.v0 * L<S>, LANES, r.rows,
+                       (r.v1 - r.v0) * L<S>, false, beside);
+          if (adds) tile.add(bias, (S)p.scale, w.numbers, r, n);
+          if (kept) tile.keep(kept, r, n);
+          softmax.soften(r, n, smaller);
+        }
+      }
+
       for (const Run& r : tile) {
-        if (few)
-          slim.scores(tile, r, n, w.numbers);
-        else
-          gemm<Kind>(k.at(n + r.at), k.row, 1, q + r.v0 * L<S>, LANES, k.words(), w.row(r.at) + r.v0 * L<S>, LANES,
-                     r.rows, (r.v1 - r.v0) * L<S>, false);
-        if (biased) tile.add(x, (S)p.scale, w.numbers, r, n);
-        if (r.masked) tile.mask(w.numbers, r, n);
-        if (kept) tile.keep(kept, r, n);
-        ahead.go(r.rows);
-      }
-
-      bool moved = false, guard = biased;
-      for (const Run& r : tile) guard |= r.masked;
-      for (int u = 0; u < tile.vectors; u++) {
-        ahead.go(32);
-        S* const at = w.numbers + u * L<S>;
-        const Vec<S> old = load(top + u * L<S>);
-        Vec<S> most = old;
-        for (const Run& r : tile)
-          if (r.v0 <= u && u < r.v1)
-            for (int j = r.at; j < r.at + r.rows; j++) most = larger(load(at + j * LANES), most);
-        const Vec<S> peak = most == -infinity<S> ? Vec<S>{} : most, base = peak * c,
-                     less = exp2v<Kind::degree, true>((old - peak) * c);
-        Vec<S> one = load(sum + u * L<S>) * less, two{};
-        const auto soften = [&]<bool guarded, bool drops>(std::bool_constant<guarded>, std::bool_constant<drops>) {
-          for (const Run& r : tile) {
-            if (u < r.v0 || r.v1 <= u) continue;
-            const auto weight = [&](int j, Vec<S>& l) {
-              const Vec<S> s = load(at + j * LANES),
-                           e = exp2v<Kind::degree, guarded>(guarded ? (s - peak) * c : s * c - base);
-              l += e;
-              return drops ? e * load(kept + j * LANES + u * L<S>) : e;
-            };
-            int j = r.at;
-            for (; j + 1 < r.at + r.rows; j += 2) {
-              const Vec<S> a = weight(j, one), b = weight(j + 1, two);
-              w.put(j, u * L<S>, a, b, true);
-            }
-            if (j < r.at + r.rows) w.put(j, u * L<S>, weight(j, one), Vec<S>{}, false);
-          }
-        };
-        if (kept)
-          soften(std::true_type{}, std::true_type{});
-        else if (guard)
-          soften(std::true_type{}, std::false_type{});
-        else
-          soften(std::false_type{}, std::false_type{});
-        store(top + u * L<S>, most), store(sum + u * L<S>, one + two), store(shrink + u * L<S>, less);
-        const auto differs = less != 1;
-        for (int i = 0; i < L<S>; i++) moved |= differs[i] != 0;
-      }
-      const bool whole = few || (tile.found == 1 && tile.runs[0].v0 == 0 && tile.runs[0].v1 == tile.vectors);
-      if (fresh && !whole) std::memset(o, 0, p.V * LANES * sizeof(S));
-      if (moved && few) slim.shrink(tile, shrink);
-      if (moved && !fresh && !few)
-        for (long f = 0; f < p.V; f++)
-          for (int u = 0; u < tile.vectors; u++)
-            store(o + f * LANES + u * L<S>, load(o + f * LANES + u * L<S>) * load(shrink + u * L<S>));
-
-      for (const Run& r : tile)
-        if (few)
+        if (few) {
           slim.mix(tile, r, n, w.numbers);
-        else
+        } else {
+          if (fresh && r.v1 - r.v0 < tile.vectors) std::memset(o, 0, p.V * LANES * sizeof(S)), fresh = false;
           gemm<Kind>(v.pairs_at(n + r.at), 1, v.column, w.keys + r.at / Kind::PAIR * LANES + r.v0 * L<S>, LANES,
-                     (r.rows + Kind::PAIR - 1) / Kind::PAIR, o + r.v0 * L<S>, LANES, p.V, (r.v1 - r.v0) * L<S>,
-                     !fresh || !whole);
-      fresh = false;
+                     (r.rows + Kind::PAIR - 1) / Kind::PAIR, o + r.v0 * L<S>, LANES, p.V, (r.v1 - r.v0) * L<S>, !fresh,
+                     beside);
+        }
+        fresh = false;
+      }
     }
     if (fresh) std::memset(o, 0, p.V * LANES * sizeof(S));
 
     S lse[LANES];
     for (int u = 0; u < tile.vectors; u++) {
-      const Vec<S> l = load(sum + u * L<S>), some = l == 0 ? splat<S>(1) : l;
+      const Vec<S> l = load(softmax.sum + u * L<S>), some = l == 0 ? splat<S>(1) : l;
       store(shrink + u * L<S>, l == 0 ? Vec<S>{} : (S)(1 / p.keep) / some);
       store(lse + u * L<S>,
-            l == 0 ? splat(-infinity<S>) : load(top + u * L<S>) * (biased ? (S)1 : (S)p.scale) + logv(some));
+            l == 0 ? splat(-infinity<S>) : load(softmax.top + u * L<S>) * (adds ? (S)1 : (S)p.scale) + logv(some));
     }
     if (few)
       slim.write(tile, shrink, task.b);

@@ -6,12 +6,8 @@
 
 namespace {
 
-template <class Kind, int R, int W, class S = typename Kind::S>
-__attribute__((noinline)) void micro(const S* A, long ra, long ka, const S* B, long kb, long depth, S* C, long rc,
-                                     bool add) {
-  Vec<S> c[R][W];
-#pragma GCC unroll 64
-  for (int i = 0; i < R * W; i++) c[i / W][i % W] = Vec<S>{};
+template <class Kind, int R, int W, class S>
+INLINE void multiply(Vec<S> (&c)[R][W], const S* A, long ra, long ka, const S* B, long kb, long depth) {
 #pragma GCC unroll 1
   for (long k = 0; k < depth; k++) {
     Vec<S> b[W];
@@ -27,7 +23,17 @@ __attribute__((noinline)) void micro(const S* A, long ra, long ka, const S* B, l
     A += ka;
     B += kb;
   }
-  if (add) {  // last, for the products need not wait for what is there
+}
+
+// In registers; what it is added to is read last, for the product need not wait for that.
+template <class Kind, int R, int W, class S = typename Kind::S>
+__attribute__((noinline)) void micro(const S* A, long ra, long ka, const S* B, long kb, long depth, S* C, long rc,
+                                     bool add) {
+  Vec<S> c[R][W];
+#pragma GCC unroll 64
+  for (int i = 0; i < R * W; i++) c[i / W][i % W] = Vec<S>{};
+  multiply<Kind>(c, A, ra, ka, B, kb, depth);
+  if (add) {
 #pragma GCC unroll 64
     for (int i = 0; i < R * W; i++) c[i / W][i % W] += load(C + i / W * rc + i % W * L<S>);
   }

@@ -8,6 +8,7 @@ namespace xfn {
 #include "kind.h"
 #include "tile.h"
 #include "slim.h"
+#include "softmax.h"
 #include "forward.h"
 #include "slope.h"
 #include "gradient.h"

@@ -11,6 +11,9 @@ template <class T_, class S_> struct Numbers {  // each widened to one word
   static constexpr int degree = sizeof(T) == 2 ? 4 : 5;  // of the polynomial in exp2
   static INLINE Vec<S> mac(Vec<S> a, Vec<S> b, Vec<S> c) { return a * b + c; }
   static INLINE Vec<S> words(const T* p, int count) { return widen(p, count); }
+  template <class Number> static INLINE Vec<S> word(const Number& number) { return number(0); }
+  static INLINE void write(Vec<S> words, T* to) { narrow(words, to); }
+  static INLINE void two(Vec<S> a, Vec<S> b, S* to, long row) { store(to, a), store(to + row, b); }
 };
 
 #ifdef AVX512BF16
@@ -19,7 +22,7 @@ struct Pairs {  // of bfloat16, multiplied and summed two by two
   typedef float S;
   static constexpr int PAIR = 2;
   static constexpr bool in_place = true;
-  static constexpr int degree = 4;
+  static constexpr int degree = 3;
   static INLINE Vec<S> mac(Vec<S> a, Vec<S> b, Vec<S> c) {
     return (Vec<S>)_mm512_dpbf16_ps((__m512)c, (__m512bh)(__m512)a, (__m512bh)(__m512)b);
   }
@@ -31,6 +34,15 @@ struct Pairs {  // of bfloat16, multiplied and summed two by two
     const __m512i count = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
     return _mm512_add_epi32(_mm512_mullo_epi32(count, _mm512_set1_epi32(0x10001)), _mm512_set1_epi32(step << 16));
   }
+  static INLINE Vec<S> both(Vec<S> a, Vec<S> b) {  // word i holds a[i] and b[i]
+    return (Vec<S>)(__m512)_mm512_permutexvar_epi16(order(16), (__m512i)_mm512_cvtne2ps_pbh((__m512)b, (__m512)a));
+  }
+  template <class Number> static INLINE Vec<S> word(const Number& number) {
+    const Vec<S> a = number(0);
+    return both(a, number(1));
+  }
+  static INLINE void write(Vec<S> words, T* to) { store((S*)to, words); }
+  static INLINE void two(Vec<S> a, Vec<S> b, S* to, long) { store(to, both(a, b)); }
   // Words of a row and the next: word i of two holds feature i of both, and the second word behind.
   static INLINE void weave(Vec<S> a, Vec<S> b, S* to, bool second) {
     const __m512i i = order(32), j = _mm512_add_epi16(i, _mm512_set1_epi16(16));
@@ -89,11 +101,14 @@ struct Ahead {
     if (now < found) go((credit += steps) / price), credit %= price;
   }
   INLINE void go(long n) {
-    for (; n > 0 && now < found; n--) {
+    while (n > 0 && now < found) {
       Rows& r = rows[now];
-      for (long i = 0; i < r.bytes; i += 64) __builtin_prefetch(r.at + i, 0, 2);
-      r.at += r.step;
-      if (--r.left == 0) now++;
+      const long some = std::min(n, r.left), step = r.step, bytes = r.bytes;
+      const char* at = r.at;
+      for (long j = 0; j < some; j++, at += step)
+        for (long i = 0; i < bytes; i += 64) __builtin_prefetch(at + i, 0, 2);
+      r.at = at, n -= some;
+      if ((r.left -= some) == 0) now++;
     }
   }
 };
@@ -178,6 +193,17 @@ template <class Kind> struct Weights {
     if (Kind::PAIR == 2 && as_keys) keys = arena.take<S>(up(block, 2) * LANES / 2);
   }
   S* row(long n) const { return numbers + n * LANES; }
+  // Rows before n, times numbers by lane.
+  void shrink(long n, long at, Vec<S> by) const {
+    if (read || Kind::PAIR == 1 || keys == numbers)
+      for (long i = 0; i < n; i++) store(row(i) + at, load(row(i) + at) * by);
+    if constexpr (Kind::PAIR == 2)
+      if (keys != numbers)
+        for (long i = 0; i < n / 2; i++) {
+          const Vec<uint32_t> two = cast<Vec<uint32_t>>(load(keys + i * LANES + at));
+          store(keys + i * LANES + at, Kind::both(cast<Vec<S>>(two << 16) * by, cast<Vec<S>>(two & 0xffff0000) * by));
+        }
+  }
   // Rows n and, if there are two, n + 1, in the forms that there are.
   INLINE void put(long n, long at, Vec<S> a, Vec<S> b, bool two) const {
     if (Kind::PAIR == 1 || read || (lanes == numbers && keys == numbers)) {

@@ -9,6 +9,7 @@ constexpr int STEP = 16;     // keys that are skipped, or masked, together
 struct Run {  // keys [at, at + rows) of a block against vectors [v0, v1) of lanes
   int at, rows, v0, v1;
   bool masked;
+  Run part(int from, int most) const { return {from, std::min(most, at + rows - from), v0, v1, masked}; }
   bool alike(const Run& next) const {
     return v0 == next.v0 && v1 == next.v1 && masked == next.masked && at + rows == next.at;
   }
@@ -53,15 +54,19 @@ template <class Kind> struct Tile {
     const long R = p.H / p.G;
     count = (int)std::min<long>(LANES, end - start), vectors = (count + L<S> - 1) / L<S>;
     long query = start % p.M, head = g * R + start / p.M;
-    for (int i = 0; i < LANES; i++) {
-      m[i] = (int)query, h[i] = (int)head;
-      if (i + 1 < count && ++query == p.M) query = 0, head++;
-    }
-    const int64_t *least = p.lo.data ? p.lo.data + p.lo.batch[b] : nullptr,
-                  *most = p.hi.data ? p.hi.data + p.hi.batch[b] : nullptr;
-    for (int i = 0; i < LANES; i++) {
-      const int64_t low = least ? std::max<int64_t>(least[m[i] * p.lo.query], 0) : 0;
-      lo[i] = (I)low, hi[i] = (I)std::max(low, most ? std::min(most[m[i] * p.hi.query], p.N) : p.N);
+    if (query + count <= p.M)
+      for (int i = 0; i < LANES; i++) m[i] = (int)query + std::min(i, count - 1), h[i] = (int)head;
+    else
+      for (int i = 0; i < LANES; i++) {
+        m[i] = (int)query, h[i] = (int)head;
+        if (i + 1 < count && ++query == p.M) query = 0, head++;
+      }
+    bound(p.lo, lo, 0), bound(p.hi, hi, p.N);
+    if (!p.lo.data && !p.hi.data) {
+      first = 0, last = p.N;
+      std::fill_n(least_lo, VECTORS, 0), std::fill_n(most_lo, VECTORS, 0);
+      std::fill_n(least_hi, VECTORS, p.N), std::fill_n(most_hi, VECTORS, p.N);
+      return;
     }
     first = p.N, last = 0;
     for (int v = 0; v < VECTORS; v++) {
@@ -80,6 +85,9 @@ template <class Kind> struct Tile {
 
   const Run* begin() const { return runs; }
   const Run* end() const { return runs + found; }
+
+  // Whether every lane of vector v sees all keys [n0, n1).
+  bool covers(int v, long n0, long n1) const { return most_lo[v] <= n0 && least_hi[v] >= n1; }
 
   // The runs of keys [n0, n1).
   void find(long n0, long n1) {
@@ -176,8 +184,17 @@ template <class Kind> struct Tile {
       case Dtype::f16:
         return add_square<f16>(x.dense, scale, s, r, n0);
       case Dtype::boolean:
-        return add_square<bool>(x.dense, scale, s, r, n0);
+        return hide(x.dense, scale, s, r, n0);
     }
+  }
+
+  // Bit j of each lane: whether it sees key j of a run of up to STEP keys, by its bounds and by a mask of booleans.
+  Vec<I> seen(const Square* mask, const Run& r, int v, long n0) const {
+    const Vec<I> start = splat<I>((I)(n0 + r.at)), end = splat<I>(r.rows), none{}, one = splat<I>(1);
+    const Vec<I> from = smaller(larger(load(lo + v * L<S>) - start, none), end);
+    const Vec<I> to = smaller(larger(load(hi + v * L<S>) - start, from), end);
+    const Vec<I> bits = (one << to) - (one << from);
+    return mask ? bits & flags(*mask, v, n0 + r.at, r.rows) : bits;
   }
 
   // −∞ where a lane does not see a key.
@@ -215,20 +232,40 @@ template <class Kind> struct Tile {
 
   // [features][LANES] to the rows of a result [B, M, H, features], each lane times its factor.
   void write(const S* from, long features, const S* factor, void* result) const {
+    constexpr int WORDS = L<S> * Kind::PAIR;
     Vec<S> broken{};
     for (int v = 0; v < vectors; v++) {
       const Vec<S> times = load(factor + v * L<S>);
-      for (long f = 0; f < features; f += L<S>) {
+      T* rows[L<S>];
+      for (int i = 0; i < L<S>; i++)
+        rows[i] = (T*)result + ((b * p.M + m[v * L<S> + i]) * p.H + h[v * L<S> + i]) * features;
+      const int lanes = std::min(L<S>, count - v * L<S>);
+      for (long f = 0; f < features; f += WORDS) {
         Vec<S> r[L<S>];
-        for (int i = 0; i < L<S>; i++) {
-          r[i] = f + i < features ? load(from + (f + i) * LANES + v * L<S>) * times : Vec<S>{};
-          broken += r[i] - r[i];
-        }
+        const auto fill = [&]<bool whole>(std::bool_constant<whole>) INLINE_LAMBDA {
+          const auto number = [&](int i) INLINE_LAMBDA {
+            const Vec<S> x = whole || f + i < features ? load(from + (f + i) * LANES + v * L<S>) * times : Vec<S>{};
+            broken += x * 0;
+            return x;
+          };
+#pragma GCC unroll 16
+          for (int i = 0; i < L<S>; i++)
+            r[i] = Kind::word([&](int j) INLINE_LAMBDA { return number(i * Kind::PAIR + j); });
+        };
+        if (f + WORDS <= features)
+          fill(std::true_type{});
+        else
+          fill(std::false_type{});
         transpose<S>(r);
-        for (int i = 0; i < L<S> && v * L<S> + i < count; i++) {
-          const int lane = v * L<S> + i;
-          narrow(r[i], (T*)result + ((b * p.M + m[lane]) * p.H + h[lane]) * features + f, (int)(features - f));
-        }
+        if (f + WORDS <= features && lanes == L<S>)
+#pragma GCC unroll 16
+          for (int i = 0; i < L<S>; i++) Kind::write(r[i], rows[i] + f);
+        else
+          for (int i = 0; i < lanes; i++) {
+            T row[WORDS];
+            Kind::write(r[i], row);
+            std::memcpy(rows[i] + f, row, std::min<long>(features - f, WORDS) * sizeof(T));
+          }
       }
     }
     if (total<S>(broken) != 0) *p.broken = true;
@@ -270,6 +307,19 @@ template <class Kind> struct Tile {
   }
 
  private:
+  // A bound of each lane, within the keys.
+  void bound(const Bound& t, I* to, long otherwise) const {
+    if (!t.data) return void(std::fill_n(to, LANES, (I)otherwise));
+    const int64_t *from = t.data + t.batch[b], N = p.N;
+    if (t.query == 1 && m[count - 1] == m[0] + count - 1) {
+      from += m[0];
+      for (int i = 0; i < count; i++) to[i] = (I)std::clamp<int64_t>(from[i], 0, N);
+    } else {
+      for (int i = 0; i < count; i++) to[i] = (I)std::clamp<int64_t>(from[m[i] * t.query], 0, N);
+    }
+    for (int i = count; i < LANES; i++) to[i] = to[count - 1];
+  }
+
   long from = 0, to = 0;  // the rows in the lanes
   long least_lo[VECTORS], most_lo[VECTORS], least_hi[VECTORS], most_hi[VECTORS];
 
@@ -303,52 +353,68 @@ template <class Kind> struct Tile {
       return x;
     }
   }
-  // Bit j of each lane: whether d[j] is true, for `count` of up to 16 booleans.
-  static INLINE int flags(const bool* d, int count) {
-    uint64_t eight[2] = {};
-    std::memcpy(eight, d, std::min(count, 16));
-    constexpr uint64_t gather = 0x0102040810204080;  // byte j to bit 56 + j
-    return (int)(eight[0] * gather >> 56 | eight[1] * gather >> 56 << 8);
+  // Bit j of each lane of vector v: whether a mask is true at key n + j, for `count` of up to STEP keys.
+  Vec<I> flags(const Square& t, int v, long n, int count) const {
+    const int rows = alike(t, v) ? 1 : L<S>;
+    I bits[L<S>];
+    for (int i = 0; i < rows; i++) {
+      const bool* row = spot<bool>(t, v * L<S> + i) + n * t.key;
+      if (t.key == 1 && count == STEP) {
+        bits[i] = truths(row);
+      } else {
+        bool keys[STEP] = {};
+        for (int j = 0; j < count; j++) keys[j] = row[j * t.key];
+        bits[i] = truths(keys);
+      }
+    }
+    return rows == 1 ? splat<I>(bits[0]) : load(bits);
+  }
+  // Whether the lanes of vector v share their row of a bias; and where a lane's begins.
+  bool alike(const Square& t, int v) const {
+    return t.query == 0 && (t.head == 0 || h[v * L<S>] == h[v * L<S> + L<S> - 1]);
+  }
+  template <class D> const D* spot(const Square& t, int i) const {
+    return (const D*)t.data + t.batch[b] + h[i] * t.head + m[i] * t.query;
   }
 
-  // s · scale + t, hidden where t hides, whatever was there.
+  // s · scale, −∞ where a mask is false.
+  void hide(const Square& t, S scale, S* s, const Run& run, long n0) const {
+    for (int at = run.at; at < run.at + run.rows; at += STEP) {
+      const Run r = run.part(at, STEP);
+      for (int v = r.v0; v < r.v1; v++) {
+        const Vec<I> bits = flags(t, v, n0 + r.at, r.rows);
+        for (int j = 0; j < r.rows; j++) {
+          S* const to = s + (r.at + j) * LANES + v * L<S>;
+          store(to, (bits & (I)(1 << j)) != 0 ? load(to) * scale : splat(-infinity<S>));
+        }
+      }
+    }
+  }
+
+  // s · scale + t, −∞ where t is, whatever was there.
   template <class D> void add_square(const Square& t, S scale, S* s, const Run& r, long n0) const {
-    constexpr int some = std::is_same_v<D, bool> ? 16 : L<S>;
     for (int v = r.v0; v < r.v1; v++) {
       const D* rows[L<S>];
-      for (int i = 0; i < L<S>; i++)
-        rows[i] =
-            (const D*)t.data + t.batch[b] + h[v * L<S> + i] * t.head + m[v * L<S> + i] * t.query + (n0 + r.at) * t.key;
-      const bool alike = t.query == 0 && (t.head == 0 || h[v * L<S>] == h[v * L<S> + L<S> - 1]);
-      for (int n = 0; n < r.rows; n += some) {
-        const int count = std::min(some, r.rows - n);
+      for (int i = 0; i < L<S>; i++) rows[i] = spot<D>(t, v * L<S> + i) + (n0 + r.at) * t.key;
+      for (int n = 0; n < r.rows; n += L<S>) {
+        const int count = std::min(L<S>, r.rows - n);
         S* const at = s + (r.at + n) * LANES + v * L<S>;
-        D far[L<S>][some];
+        D far[L<S>][L<S>];
         const auto keys = [&](int i) -> const D* {
           if (t.key == 1) return rows[i] + n;
           for (int j = 0; j < count; j++) far[i][j] = rows[i][(n + j) * t.key];
           return far[i];
         };
-        if constexpr (std::is_same_v<D, bool>) {
-          Vec<I> seen{};
-          if (alike)
-            seen = splat<I>(flags(keys(0), count));
-          else
-            for (int i = 0; i < L<S>; i++) seen[i] = flags(keys(i), count);
-          for (int j = 0; j < count; j++)
-            store(at + j * LANES, (seen >> j & 1) != 0 ? load(at + j * LANES) * scale : splat(-infinity<S>));
+        Vec<S> x[L<S>];
+        if (alike(t, v)) {
+          const Vec<S> line = values(keys(0), count);
+          for (int j = 0; j < L<S>; j++) x[j] = splat<S>(line[j]);
         } else {
-          Vec<S> x[L<S>];
-          if (alike) {
-            const Vec<S> line = values(keys(0), count);
-            for (int j = 0; j < L<S>; j++) x[j] = splat<S>(line[j]);
-          } else {
-            for (int i = 0; i < L<S>; i++) __builtin_prefetch(rows[i] + n + BLOCK / 2), x[i] = values(keys(i), count);
-            transpose<S>(x);
-          }
-          for (int j = 0; j < count; j++)
-            store(at + j * LANES, x[j] == -infinity<S> ? x[j] : load(at + j * LANES) * scale + x[j]);
+          for (int i = 0; i < L<S>; i++) __builtin_prefetch(rows[i] + n + BLOCK / 2), x[i] = values(keys(i), count);
+          transpose<S>(x);
         }
+        for (int j = 0; j < count; j++)
+          store(at + j * LANES, x[j] == -infinity<S> ? x[j] : load(at + j * LANES) * scale + x[j]);
       }
     }
   }

@@ -44,6 +44,17 @@ INLINE void fence() {
 #endif
 }
 template <class V> INLINE V larger(V a, V b) { return a > b ? a : b; }
+template <class V> INLINE V smaller(V a, V b) { return a < b ? a : b; }
+template <class V> INLINE bool any(V mask) {  // of a comparison's lanes
+#ifdef AVX512
+  return _mm512_test_epi32_mask((__m512i)mask, (__m512i)mask) != 0;
+#else
+  uint64_t words[BYTES / 8], some = 0;
+  std::memcpy(words, &mask, BYTES);
+  for (uint64_t word : words) some |= word;
+  return some != 0;
+#endif
+}
 template <class S> constexpr S infinity = std::numeric_limits<S>::infinity();
 
 // The sum of all lanes, in a fixed order.
@@ -53,15 +64,29 @@ template <class S> INLINE S total(Vec<S> v) {
   return sum;
 }
 
-// 2ˣ, by a minimax polynomial on [-1/2, 1/2] and the exponent's bits: to 9e-8 of degree 5, to 2.8e-6 of degree 4,
-// which half types do not see, and exact at 0. Without the guard, −∞ gives NaN, and large negative numbers still 0.
+// Bit j: whether the j-th of 16 booleans is true.
+INLINE int truths(const bool* d) {
+#ifdef AVX512
+  const __m128i x = _mm_loadu_si128((const __m128i*)d);
+  return _mm_test_epi8_mask(x, x);
+#else
+  uint64_t eight[2];
+  std::memcpy(eight, d, 16);
+  constexpr uint64_t gather = 0x0102040810204080;  // byte j to bit 56 + j
+  return (int)(eight[0] * gather >> 56 | eight[1] * gather >> 56 << 8);
+#endif
+}
+
+// 2ˣ, by a minimax polynomial on [-1/2, 1/2] and the exponent's bits: to 9e-8 of degree 5, to 2.8e-6 of degree 4
+// and 1e-4 of degree 3, which half types do not see, and exact at 0. Without the guard, −∞ gives NaN, and large negative numbers still 0.
 template <int degree, bool guard> INLINE Vec<float> exp2v(Vec<float> x) {
   constexpr std::array<float, 6> c =
-      degree == 5 ? std::array{1.f, .6931469776f, .2402224208f, 5.550733750e-2f, 9.671513044e-3f, 1.326472606e-3f}
-                  : std::array{1.f, .6931241928f, .2402409865f, 5.590642891e-2f, 9.582852403e-3f, 0.f};
+      degree == 5   ? std::array{1.f, .6931469776f, .2402224208f, 5.550733750e-2f, 9.671513044e-3f, 1.326472606e-3f}
+      : degree == 4 ? std::array{1.f, .6931241928f, .2402409865f, 5.590642891e-2f, 9.582852403e-3f, 0.f}
+                    : std::array{1.f, .6932829283f, .2422109619f, 5.500893342e-2f, 0.f, 0.f};
 #ifdef AVX512
   const __m512 t = guard ? _mm512_max_ps(_mm512_set1_ps(-200), (__m512)x) : (__m512)x;  // a NaN stays one
-  const __m512 whole = _mm512_roundscale_ps(t, 0);
+  const __m512 whole = _mm512_maskz_roundscale_ps((__mmask16)-1, t, 0);
   const Vec<float> f = (Vec<float>)_mm512_sub_ps(t, whole);
 #else
   Vec<float> t = x > -127.f ? x : splat(-127.f);
@@ -73,7 +98,7 @@ template <int degree, bool guard> INLINE Vec<float> exp2v(Vec<float> x) {
 #pragma GCC unroll 8
   for (int i = degree - 1; i >= 0; i--) p = p * f + c[i];
 #ifdef AVX512
-  return (Vec<float>)_mm512_scalef_ps((__m512)p, whole);
+  return (Vec<float>)_mm512_maskz_scalef_ps((__mmask16)-1, (__m512)p, whole);
 #else
   const Vec<int32_t> half = power >> 1;  // in two steps, for 2¹²⁸ overflows and 2⁻¹²⁷ has no exponent
   const Vec<float> a = cast<Vec<float>>((half + 127) << 23), b = cast<Vec<float>>((power - half + 127) << 23);
