@@ -63,7 +63,6 @@ template <class Kind> size_t forward(const Problem& p, int64_t index, Arena aren
   const bool counts = !arena.front;
   const Task task = Task::of<Kind>(p, index);
   const Operands& x = p.x;
-  const bool often = p.H / p.G * p.M > 16;
   Tile<Kind> tile(p, task.b, task.g);
   S* q = arena.take<S>((p.K + 1) * LANES);
   S* o = arena.take<S>(p.V * LANES);
@@ -74,9 +73,11 @@ template <class Kind> size_t forward(const Problem& p, int64_t index, Arena aren
   w.read = few;
   S shrink[LANES];
   const auto [n0, n1] = counts ? std::pair<long, long>(0, p.N) : task.keys(p, tile);
-  const auto k =
-      Keys<Kind>::of(few ? Sequence{} : x.k, task.b, task.g, n0, n1, p.K, false, p.H / p.G * p.M > 2 * LANES, arena);
-  const auto v = Keys<Kind>::of(few ? Sequence{} : x.v, task.b, task.g, n0, n1, p.V, true, often, arena);
+  const long rows = p.H / p.G * p.M;  // keys are read once by each tile of them; values, where not woven, more often
+  const auto keys = [&, n0 = n0, n1 = n1](const Sequence& t, long features, bool by_key, bool often) {
+    return Keys<Kind>::of(few ? Sequence{} : t, task.b, task.g, n0, n1, features, by_key, often, arena);
+  };
+  const auto k = keys(x.k, p.K, false, rows > 2 * LANES), v = keys(x.v, p.V, true, Kind::PAIR == 1 && rows > 16);
   if (counts) return arena.used;
 
   // Products become logits in base 2: at once where nothing is added, else when that is. A mask adds nothing.
@@ -119,15 +120,15 @@ template <class Kind> size_t forward(const Problem& p, int64_t index, Arena aren
       for (const Run& run : tile) {
         const int tall = softmax.fuses ? STEP : run.rows;  // a bias is read along its rows
         for (int at = run.at, done; at < run.at + run.rows; at += done) {
-          const S* keys = few ? nullptr : k.at(n + at);
-          done = softmax.fuse(run.part(at, BLOCK), n, keys, k.row, q, k.words(), beside);
+          const S* from = few ? nullptr : k.at(n + at);
+          done = softmax.fuse(run.part(at, BLOCK), n, from, k.row, q, k.words(), beside);
           if (done) continue;
           const Run r = run.part(at, tall);
           done = r.rows;
           if (few)
             slim.scores(tile, r, n, w.numbers);
           else
-            gemm<Kind>(keys, k.row, 1, q + r.v0 * L<S>, LANES, k.words(), w.row(at) + r.v0 * L<S>, LANES, r.rows,
+            gemm<Kind>(from, k.row, 1, q + r.v0 * L<S>, LANES, k.words(), w.row(at) + r.v0 * L<S>, LANES, r.rows,
                        (r.v1 - r.v0) * L<S>, false, beside);
           if (adds) tile.add(bias, (S)p.scale, w.numbers, r, n);
           if (kept) tile.keep(kept, r, n);

@@ -7,6 +7,7 @@ namespace xfn {
 #include "gemm.h"
 #include "kind.h"
 #include "tile.h"
+#include "bias.h"
 #include "slim.h"
 #include "softmax.h"
 #include "forward.h"
