@@ -81,7 +81,7 @@ class Member:
         flat = self.flat(groups, options, needs)
         if plain(flat) and not flat[0].is_meta:
             recorded = records(flat)
-            if not (self.inward and recorded):
+            if self.adjoint or not recorded:
                 numbers = dict(zip(self.options, options, strict=False))
                 return self.short(groups, numbers, options[-1], needs, self.given(flat), recorded)
         outs = self.op.overload(*flat)
