@@ -215,6 +215,16 @@ struct Call {
       ts::parallel_for(0, workers, 1, work);
   }
 
+  void forward() {
+    const xfn::Kernels* kernels = xfn::kernels(p.dtype);
+    const xfn::Ranges ranges = kernels ? kernels->ranges(p) : xfn::Ranges{};
+    if (!ranges.tasks) return run(xfn::Member::forward);
+    const Tensor parts = ts::new_empty(q, {(int64_t)ranges.parts}, ScalarType::Byte);
+    p.parts = parts.mutable_data_ptr();
+    run(xfn::Member::decode, ranges.tasks);
+    if (ranges.merges) run(xfn::Member::merge, ranges.merges);
+  }
+
   // A place for the gradient of the dense bias, in its own shape; examples and heads that share a slice are summed.
   Shape slice;
   Tensor dense(const Tensor& t) {
@@ -267,7 +277,7 @@ Pair outward(Call& call, xfn::Member member) {
   auto& p = call.p;
   Tensor out = call.empty({p.M, p.H, p.V}), lse = call.empty({p.H, p.M}, true);
   p.out = out.mutable_data_ptr(), p.lse = lse.mutable_data_ptr();
-  call.run(member);
+  member == xfn::Member::forward ? call.forward() : call.run(member);
   return {out, lse, call.broken};
 }
 Five inward(Call& call, xfn::Member member, const Maybe& bias, int64_t need) {

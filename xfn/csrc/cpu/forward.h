@@ -67,15 +67,12 @@ template <class Kind> size_t forward(const Problem& p, int64_t index, Arena aren
   S* q = arena.take<S>((p.K + 1) * LANES);
   S* o = arena.take<S>(p.V * LANES);
   S* kept = p.key ? arena.take<S>(BLOCK * LANES) : nullptr;
-  const bool few = Slim<Kind>::fits(p);
-  Slim<Kind> slim(p, task.b, task.g, arena);
   Weights<Kind> w(BLOCK, false, true, arena);
-  w.read = few;
   S shrink[LANES];
   const auto [n0, n1] = counts ? std::pair<long, long>(0, p.N) : task.keys(p, tile);
   const long rows = p.H / p.G * p.M;  // keys are read once by each tile of them; values, where not woven, more often
   const auto keys = [&, n0 = n0, n1 = n1](const Sequence& t, long features, bool by_key, bool often) {
-    return Keys<Kind>::of(few ? Sequence{} : t, task.b, task.g, n0, n1, features, by_key, often, arena);
+    return Keys<Kind>::of(t, task.b, task.g, n0, n1, features, by_key, often, arena);
   };
   const auto k = keys(x.k, p.K, false, rows > 2 * LANES), v = keys(x.v, p.V, true, Kind::PAIR == 1 && rows > 16);
   if (counts) return arena.used;
@@ -88,7 +85,7 @@ template <class Kind> size_t forward(const Problem& p, int64_t index, Arena aren
   const S c = adds ? (S)LOG2E : (S)(p.scale * LOG2E);
 
   if (kept) std::memset(kept, 0, BLOCK * LANES * sizeof(S));
-  Softmax<Kind> softmax(tile, w, masks ? &x.dense : nullptr, kept, c, !adds && !kept && !few);
+  Softmax<Kind> softmax(tile, w, masks ? &x.dense : nullptr, kept, c, !adds && !kept);
   const bool small = Task::small<Kind>(p), bound = p.lo.data || p.hi.data;
   const long steps = (p.K + p.V) * LANES / (L<S> * Kind::PAIR);  // of a tile and a key, in the products below
   Ahead ahead = Task::ahead<Kind>(p, index + 1);
@@ -101,17 +98,12 @@ template <class Kind> size_t forward(const Problem& p, int64_t index, Arena aren
       if (t + 1 < task.t1) task.fetch<Kind>(ahead, p, (t + 1) * LANES, LANES);
       ahead.within((tile.last - tile.first) * steps);
     }
-    if (few)
-      slim.begin(tile);
-    else
-      tile.pack_lanes(x.q, p.K, q);
+    tile.pack_lanes(x.q, p.K, q);
     softmax.begin();
     bool fresh = true;  // nothing in o yet
     const auto smaller = [&](int row, int u, Vec<S> by) {
       w.shrink(row, u * L<S>, by);
       if (fresh) return;
-      std::fill_n(shrink, LANES, (S)1), store(shrink + u * L<S>, by);
-      if (few) return slim.shrink(tile, shrink);
       for (long f = 0; f < p.V; f++) store(o + f * LANES + u * L<S>, load(o + f * LANES + u * L<S>) * by);
     };
 
@@ -120,16 +112,13 @@ template <class Kind> size_t forward(const Problem& p, int64_t index, Arena aren
       for (const Run& run : tile) {
         const int tall = softmax.fuses ? STEP : run.rows;  // a bias is read along its rows
         for (int at = run.at, done; at < run.at + run.rows; at += done) {
-          const S* from = few ? nullptr : k.at(n + at);
+          const S* from = k.at(n + at);
           done = softmax.fuse(run.part(at, BLOCK), n, from, k.row, q, k.words(), beside);
           if (done) continue;
           const Run r = run.part(at, tall);
           done = r.rows;
-          if (few)
-            slim.scores(tile, r, n, w.numbers);
-          else
-            gemm<Kind>(from, k.row, 1, q + r.v0 * L<S>, LANES, k.words(), w.row(at) + r.v0 * L<S>, LANES, r.rows,
-                       (r.v1 - r.v0) * L<S>, false, beside);
+          gemm<Kind>(from, k.row, 1, q + r.v0 * L<S>, LANES, k.words(), w.row(at) + r.v0 * L<S>, LANES, r.rows,
+                     (r.v1 - r.v0) * L<S>, false, beside);
           if (adds) tile.add(bias, (S)p.scale, w.numbers, r, n);
           if (kept) tile.keep(kept, r, n);
           softmax.soften(r, n, smaller);
@@ -137,14 +126,10 @@ template <class Kind> size_t forward(const Problem& p, int64_t index, Arena aren
       }
 
       for (const Run& r : tile) {
-        if (few) {
-          slim.mix(tile, r, n, w.numbers);
-        } else {
-          if (fresh && r.v1 - r.v0 < tile.vectors) std::memset(o, 0, p.V * LANES * sizeof(S)), fresh = false;
-          gemm<Kind>(v.pairs_at(n + r.at), 1, v.column, w.keys + r.at / Kind::PAIR * LANES + r.v0 * L<S>, LANES,
-                     (r.rows + Kind::PAIR - 1) / Kind::PAIR, o + r.v0 * L<S>, LANES, p.V, (r.v1 - r.v0) * L<S>, !fresh,
-                     beside);
-        }
+        if (fresh && r.v1 - r.v0 < tile.vectors) std::memset(o, 0, p.V * LANES * sizeof(S)), fresh = false;
+        gemm<Kind>(v.pairs_at(n + r.at), 1, v.column, w.keys + r.at / Kind::PAIR * LANES + r.v0 * L<S>, LANES,
+                   (r.rows + Kind::PAIR - 1) / Kind::PAIR, o + r.v0 * L<S>, LANES, p.V, (r.v1 - r.v0) * L<S>, !fresh,
+                   beside);
         fresh = false;
       }
     }
@@ -157,10 +142,7 @@ template <class Kind> size_t forward(const Problem& p, int64_t index, Arena aren
       store(lse + u * L<S>,
             l == 0 ? splat(-infinity<S>) : load(softmax.top + u * L<S>) * (adds ? (S)1 : (S)p.scale) + logv(some));
     }
-    if (few)
-      slim.write(tile, shrink, task.b);
-    else
-      tile.write(o, p.V, shrink, p.out);
+    tile.write(o, p.V, shrink, p.out);
     tile.write(lse, p.lse);
   }
   return arena.used;

@@ -8,9 +8,10 @@ namespace xfn {
 #include "kind.h"
 #include "tile.h"
 #include "bias.h"
-#include "slim.h"
 #include "softmax.h"
 #include "forward.h"
+#include "few.h"
+#include "decode.h"
 #include "slope.h"
 #include "gradient.h"
 #include "tangent.h"
@@ -21,6 +22,10 @@ template <class Kind> size_t task(const Problem& p, Member member, int64_t index
   switch (member) {
     case Member::forward:
       return forward<Kind>(p, index, arena);
+    case Member::decode:
+      return Decode<Kind>(p).run(index, arena);
+    case Member::merge:
+      return Decode<Kind>(p).merge(index, arena);
     case Member::backward:
       return gradient<Kind, false>(p, index, arena);
     case Member::jvp:
@@ -38,6 +43,10 @@ template <class Kind> size_t task(const Problem& p, Member member, int64_t index
 
 template <class Kind> constexpr Kernels KERNELS = {
     [](const Problem& p) -> int64_t { return Task::tiles<Kind>(p); },
+    [](const Problem& p) -> Ranges {
+      const auto split = Split<Kind>::of(p);
+      return {split.tasks(p), split.ranges > 1 ? p.B * p.H : 0, split.bytes(p)};
+    },
     [](const Problem& p, Member member) -> size_t {
       Arena counting{nullptr};
       return task<Kind>(p, member, 0, counting);

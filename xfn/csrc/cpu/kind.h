@@ -14,6 +14,11 @@ template <class T_, class S_> struct Numbers {  // each widened to one word
   template <class Number> static INLINE Vec<S> word(const Number& number) { return number(0); }
   static INLINE void write(Vec<S> words, T* to) { narrow(words, to); }
   static INLINE void two(Vec<S> a, Vec<S> b, S* to, long row) { store(to, a), store(to + row, b); }
+  // `wide` vectors of a row of values, the last of them with `count` numbers.
+  template <int wide> static INLINE void values(const T* p, const T*, int count, Vec<S>* to) {
+#pragma GCC unroll 4
+    for (int i = 0; i < wide; i++) to[i] = widen(p + i * L<S>, i + 1 < wide ? L<S> : count);
+  }
 };
 
 #ifdef AVX512BF16
@@ -55,6 +60,19 @@ struct Pairs {  // of bfloat16, multiplied and summed two by two
     if (first) _mm256_storeu_si256((__m256i*)first, _mm512_castsi512_si256(w));
     if (second) _mm256_storeu_si256((__m256i*)second, _mm512_extracti64x4_epi64(w, 1));
     if (both) store(both, (Vec<S>)(__m512)_mm512_permutexvar_epi16(order(16), w));
+  }
+  // `wide` vectors of two rows of values as pairs, by twos; the last have `count` numbers. The second row may be absent.
+  template <int wide> static INLINE void values(const T* p, const T* next, int count, Vec<S>* to) {
+#pragma GCC unroll 4
+    for (int i = 0; i < wide; i++) {
+      const long at = i * 2 * L<S>;
+      const int some = i + 1 < wide ? 2 * L<S> : count;
+      const Vec<S> a = words(p + at, some), b = next ? words(next + at, some) : Vec<S>{};
+      weave(a, b, (S*)(to + 2 * i), true);
+    }
+  }
+  static INLINE void narrow(Vec<S> v, S* row, long at) {
+    _mm256_storeu_si256((__m256i*)((bf16*)row + at), (__m256i)_mm512_cvtneps_pbh((__m512)v));
   }
 };
 #endif

@@ -48,7 +48,7 @@ struct Outputs {  // y, a tangent or a cotangent of y
   Rows lse;
 };
 
-enum class Member : int { forward, backward, jvp, hvp, jvp2, dense, dense2 };  // dense2: of hvp
+enum class Member : int { forward, backward, jvp, hvp, jvp2, dense, dense2, decode, merge };  // dense2: of hvp
 
 struct Problem {
   int64_t B, M, N, H, G, K, V;
@@ -72,11 +72,20 @@ struct Problem {
   void *lse, *slopes;         // in the dtype of sums; slopes one per query, [B, H, M]
   std::atomic<bool>* broken;  // set where a result is not finite
   int64_t chunks;             // into which the tiles of a head are cut, one task each
+  void* parts;                // what decode hands to merge
+};
+
+// A forward of few queries, cut by its shape alone: tasks of decode, or none if it is another; then of merge, and the
+// bytes between them.
+struct Ranges {
+  int64_t tasks, merges;
+  size_t parts;
 };
 
 // The kernels of one instruction set and one dtype.
 struct Kernels {
-  int64_t (*tiles)(const Problem&);           // of one key head
+  int64_t (*tiles)(const Problem&);  // of one key head
+  Ranges (*ranges)(const Problem&);
   size_t (*scratch)(const Problem&, Member);  // bytes for one task
   void (*run)(const Problem&, Member, int64_t task, char* scratch);
 };

@@ -11,7 +11,10 @@
 #include <type_traits>
 #include <utility>
 #if defined(__x86_64__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wuninitialized"  // of its own _mm512_undefined_ps
 #include <immintrin.h>
+#pragma GCC diagnostic pop
 #endif
 
 #include "problem.h"

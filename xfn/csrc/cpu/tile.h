@@ -26,6 +26,17 @@ INLINE void two_by_two(const Run& r, const Compute& compute, const Put& put) {
   if (j < r.at + r.rows) put(j, compute(j), Row{}, false);
 }
 
+// Eight lanes of 16 bits for eight keys: Philox-4x32-7 at the counter (n / 8, m, h, 0).
+INLINE void philox(const int64_t* key, long n8, long m, long h, uint32_t (&words)[4]) {
+  uint32_t c0 = (uint32_t)n8, c1 = (uint32_t)m, c2 = (uint32_t)h, c3 = 0, k0 = (uint32_t)key[0], k1 = (uint32_t)key[1];
+  for (int round = 0; round < 7; round++) {
+    const uint64_t x = (uint64_t)c0 * 0xD2511F53u, y = (uint64_t)c2 * 0xCD9E8D57u;
+    c0 = (uint32_t)(y >> 32) ^ c1 ^ k0, c1 = (uint32_t)y, c2 = (uint32_t)(x >> 32) ^ c3 ^ k1, c3 = (uint32_t)x;
+    k0 += 0x9E3779B9u, k1 += 0xBB67AE85u;
+  }
+  words[0] = c0, words[1] = c1, words[2] = c2, words[3] = c3;
+}
+
 template <class Kind> struct Bias;
 
 template <class Kind> struct Tile {
@@ -193,20 +204,15 @@ template <class Kind> struct Tile {
     }
   }
 
-  // 1 where dropout keeps a weight, 0 where it does not: lane n % 8 of Philox-4x32-7 at the counter (n / 8, m, h, 0).
+  // 1 where dropout keeps a weight, 0 where it does not.
   void keep(S* to, const Run& r, long n0) const {
     const int64_t* key = p.key + p.key_batch[b];
     for (int n = r.at; n < r.at + r.rows; n += 8) {
       uint32_t words[4][LANES];
       for (int i = r.v0 * L<S>; i < r.v1 * L<S>; i++) {
-        uint32_t c0 = (uint32_t)((n0 + n) / 8), c1 = m[i], c2 = h[i], c3 = 0, k0 = (uint32_t)key[0],
-                 k1 = (uint32_t)key[1];
-        for (int round = 0; round < 7; round++) {
-          const uint64_t x = (uint64_t)c0 * 0xD2511F53u, y = (uint64_t)c2 * 0xCD9E8D57u;
-          c0 = (uint32_t)(y >> 32) ^ c1 ^ k0, c1 = (uint32_t)y, c2 = (uint32_t)(x >> 32) ^ c3 ^ k1, c3 = (uint32_t)x;
-          k0 += 0x9E3779B9u, k1 += 0xBB67AE85u;
-        }
-        words[0][i] = c0, words[1][i] = c1, words[2][i] = c2, words[3][i] = c3;
+        uint32_t drawn[4];
+        philox(key, (n0 + n) / 8, m[i], h[i], drawn);
+        for (int j = 0; j < 4; j++) words[j][i] = drawn[j];
       }
       for (int j = 0; j < 8 && n + j < r.at + r.rows; j++)
         for (int i = r.v0 * L<S>; i < r.v1 * L<S>; i++)

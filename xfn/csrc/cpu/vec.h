@@ -166,9 +166,14 @@ INLINE Vec<float> widen(const f16* p) {
 }
 template <class T> INLINE auto widen(const T* p, int count) {
   if (count >= BYTES / (int)sizeof(widen(p)[0])) return widen(p);
+#if defined(AVX512)
+  const __m512i row = _mm512_maskz_loadu_epi8((1ull << count * sizeof(T)) - 1, p);
+  return widen((const T*)&row);
+#else
   T row[BYTES / sizeof(widen(p)[0])] = {};
   std::memcpy(row, p, count * sizeof(T));
   return widen(row);
+#endif
 }
 
 INLINE void narrow(Vec<float> v, float* p) { store(p, v); }
