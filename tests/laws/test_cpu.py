@@ -30,6 +30,7 @@ LONG = {
     "bias": replace(PLAIN, biased=("dense",), dense=(2, 300, 300)),
     "one bias": replace(PLAIN, shapes=((3, 300, 2, 8), *((3, 300, 1, 8),) * 2), biased=("dense",), dense=(1, 1, 300)),
     "window": replace(PLAIN, biased=("local", "alibi")),
+    "decoding": replace(PLAIN, shapes=((2, 3, 6, 64), (2, 3000, 3, 64), (2, 3000, 3, 40)), biased=("alibi",), p=0.3),
     "segments": replace(PLAIN, biased=("segments", "mask"), dense=(1, 300, 300)),
 }  # fmt: skip
 
@@ -68,12 +69,13 @@ def python(*arguments: str, **environment: str) -> str:
 LEVEL = """
 import torch
 from hypothesis import given
-from tests.laws.test_fuzz import FUZZ, equals_the_reference, problems
+from tests.laws.test_fuzz import FUZZ, decoding, decoding_equals_the_reference, equals_the_reference, problems
 from xfn.kernels.cpu.library import isa
 
 torch.set_num_threads(1)
 torch.use_deterministic_algorithms(True)
 FUZZ(given(problems())(equals_the_reference))()
+FUZZ(given(decoding())(decoding_equals_the_reference))()
 print(isa())
 """
 

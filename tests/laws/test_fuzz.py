@@ -23,6 +23,7 @@ from ..cases import error
 Tensors = tuple[Tensor, ...]
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 BIASES = ("causal", "bottom-right", "local", "span", "left", "segments", "mask", "dense", "alibi")
+LENGTH = st.one_of(st.integers(0, 20), st.integers(0, 150))
 LAYOUTS = ("plain", "heads first", "features sliced", "every second feature", "features first", "one for all")
 
 FUZZ = settings(
@@ -93,10 +94,15 @@ class Problem:
 
         return f
 
+    def rounded(self, seed: int, dtype: torch.dtype) -> Tensors:
+        return tuple(t.double() if dtype == torch.float64 else t for t in self.tensors(seed))
+
+    def forward(self, backend: str, dtype: torch.dtype) -> dict[str, Any]:
+        return {"forward": self.call(backend)(*self.rounded(0, dtype))}
+
     def family(self, backend: str, dtype: torch.dtype) -> dict[str, Any]:
         """Every member of the family, on numbers rounded to the problem's dtype and, but for its own, kept in that."""
-        cast = lambda t: t.double() if dtype == torch.float64 else t
-        x, u, w = (tuple(cast(t) for t in self.tensors(i)) for i in range(3))
+        x, u, w = (self.rounded(i, dtype) for i in range(3))
         f = self.call(backend)
         y = f(*x)
         generator = torch.Generator().manual_seed(self.seed)
@@ -129,9 +135,11 @@ def lay(t: Tensor, how: str) -> Tensor:
 
 
 @st.composite
-def problems(draw: st.DrawFn) -> Problem:
-    few, length = st.integers(1, 3), st.one_of(st.integers(0, 20), st.integers(0, 150))
-    M, N, G, R = draw(length), draw(length), draw(few), draw(few)
+def problems(
+    draw: st.DrawFn, queries: st.SearchStrategy[int] = LENGTH, keys: st.SearchStrategy[int] = LENGTH
+) -> Problem:
+    few = st.integers(1, 3)
+    M, N, G, R = draw(queries), draw(keys), draw(few), draw(few)
     features = st.one_of(st.integers(1, 20), st.integers(1, 80), st.sampled_from([128, 200, 257]))
     K, V = draw(features), draw(features)
     batch = draw(st.lists(few, max_size=2))
@@ -155,11 +163,11 @@ def numbers(results: Any) -> Tensor:
     return torch.cat([t.double().flatten() for t in tree.tree_leaves(results)])
 
 
-def equals_the_reference(problem: Problem) -> None:
+def agrees(problem: Problem, members: Callable[..., dict[str, Any]]) -> None:
     """In float64 to the last digits; else within three times the reference's own error and thirty-two roundings, for
     derivatives read out, lse and tangents that were rounded."""
-    got, same = (problem.family(backend, problem.dtype) for backend in ("cpu", "reference"))
-    exact = problem.family("reference", torch.float64)
+    got, same = (members(problem, backend, problem.dtype) for backend in ("cpu", "reference"))
+    exact = members(problem, "reference", torch.float64)
     for member, want in exact.items():
         kinds = [[(t.shape, t.dtype) for t in tree.tree_leaves(found[member])] for found in (got, same)]
         assert kinds[0] == kinds[1]
@@ -170,8 +178,28 @@ def equals_the_reference(problem: Problem) -> None:
         assert found <= allowed, f"{member}: error {found:.2e} exceeds {allowed:.2e}"
 
 
+def equals_the_reference(problem: Problem) -> None:
+    agrees(problem, Problem.family)
+
+
 @pytest.mark.usefixtures("poisoned")
 @FUZZ
 @given(problems())
 def test_the_family_equals_the_reference(problem: Problem) -> None:
     equals_the_reference(problem)
+
+
+def decoding() -> st.SearchStrategy[Problem]:
+    """Few queries and many keys, in one range or several."""
+    return problems(st.integers(1, 16), st.one_of(st.integers(0, 300), st.integers(1000, 4000)))
+
+
+def decoding_equals_the_reference(problem: Problem) -> None:
+    agrees(problem, Problem.forward)
+
+
+@pytest.mark.usefixtures("poisoned")
+@FUZZ
+@given(decoding())
+def test_few_queries_equal_the_reference(problem: Problem) -> None:
+    decoding_equals_the_reference(problem)

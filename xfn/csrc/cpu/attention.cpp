@@ -215,14 +215,15 @@ struct Call {
       ts::parallel_for(0, workers, 1, work);
   }
 
+  // Few queries are tasks by ranges of keys, and what those found is merged.
   void forward() {
     const xfn::Kernels* kernels = xfn::kernels(p.dtype);
-    const xfn::Ranges ranges = kernels ? kernels->ranges(p) : xfn::Ranges{};
-    if (!ranges.tasks) return run(xfn::Member::forward);
-    const Tensor parts = ts::new_empty(q, {(int64_t)ranges.parts}, ScalarType::Byte);
-    p.parts = parts.mutable_data_ptr();
-    run(xfn::Member::decode, ranges.tasks);
-    if (ranges.merges) run(xfn::Member::merge, ranges.merges);
+    const xfn::Ranges cut = kernels ? kernels->ranges(p) : xfn::Ranges{};
+    if (!cut.tasks) return run(xfn::Member::forward);
+    const Maybe parts = cut.merges ? Maybe(make({(int64_t)cut.parts}, ScalarType::Byte)) : Maybe();
+    if (parts) p.parts = parts->mutable_data_ptr();
+    run(xfn::Member::decode, cut.tasks);
+    if (parts) run(xfn::Member::merge, cut.merges);
   }
 
   // A place for the gradient of the dense bias, in its own shape; examples and heads that share a slice are summed.
