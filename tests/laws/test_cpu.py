@@ -29,6 +29,10 @@ LONG = {
     "grouped": replace(PLAIN, shapes=((2, 300, 6, 20), (300, 2, 20), (2, 300, 2, 7)), biased=("causal",), p=0.3),
     "bias": replace(PLAIN, biased=("dense",), dense=(2, 300, 300)),
     "one bias": replace(PLAIN, shapes=((3, 300, 2, 8), *((3, 300, 1, 8),) * 2), biased=("dense",), dense=(1, 1, 300)),
+    "bias of heads": replace(PLAIN, shapes=((3, 200, 4, 8),) * 3, biased=("dense",), dense=(4, 200, 200)),
+    "bias of examples": replace(
+        PLAIN, shapes=((4, 200, 6, 8), *((4, 200, 2, 8),) * 2), biased=("dense", "causal"), dense=(4, 1, 200, 200)
+    ),
     "window": replace(PLAIN, biased=("local", "alibi")),
     "decoding": replace(PLAIN, shapes=((2, 3, 6, 64), (2, 3000, 3, 64), (2, 3000, 3, 40)), biased=("alibi",), p=0.3),
     "segments": replace(PLAIN, biased=("segments", "mask"), dense=(1, 300, 300)),

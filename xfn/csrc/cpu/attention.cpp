@@ -101,7 +101,7 @@ struct Call {
     p.M = q.size(-3), p.H = q.size(-2), p.K = q.size(-1);
     p.N = k.size(-3), p.G = k.size(-2), p.V = v.size(-1);
     p.scale = scale, p.keep = 1 - (double)threshold / 65536, p.threshold = (uint32_t)threshold, p.dtype = dtype_of(q);
-    p.broken = &broken;
+    p.broken = &broken, p.turns_B = p.turns_G = 1;
   }
 
   void meet(const Maybe& t, int64_t rank) {
@@ -195,14 +195,15 @@ struct Call {
       p.chunks = inward || threads == 1 ? 1 : std::min(tiles, std::max<int64_t>(1, 4 * threads / heads));
       tasks = heads * p.chunks;
     }
-    const int64_t workers = std::min(threads, tasks);
+    const int64_t workers = std::min(threads, tasks / (p.turns_B * p.turns_G));
     const int64_t size = (int64_t)kernels->scratch(p, member) + 64;
     char near[192 << 10];  // a short call is over before torch's allocator has found its memory
     const bool fits = workers == 1 && size <= (int64_t)sizeof near;
     const Maybe far = fits ? Maybe() : make({workers * size}, ScalarType::Byte);
     char* memory = fits ? near : (char*)far->mutable_data_ptr();
     std::atomic<int64_t> next{0}, worker{0};
-    const int64_t some = std::clamp<int64_t>(tasks / (threads * 8), 1, 16);  // neighbours, for one fetches for the next
+    const int64_t turns = p.turns_B * p.turns_G, cuts = tasks / turns;
+    const int64_t some = turns * std::clamp<int64_t>(cuts / (threads * 8), 1, 16);  // for one fetches for the next
     const auto work = [&](int64_t, int64_t) {
       char* own = memory + worker++ * size;
       own += -(uintptr_t)own & 63;
@@ -239,10 +240,14 @@ struct Call {
     }
     for (int64_t b = 0; heads != 1 && b < pairs; b++) slice[b] += b % p.H;
     p.slice = slice.data(), p.slices = stride, p.dense_M = t.size(-2), p.dense_N = t.size(-1);
-    p.alone = p.slices == pairs && p.dense_M == p.M && p.dense_N == p.N;
+    const bool full = p.dense_M == p.M && p.dense_N == p.N, shared = heads == p.slices;  // by all examples
+    p.alone = full && p.slices == pairs;
+    const int64_t turns_B = shared ? p.B : 1, turns_G = heads == 1 ? p.G : 1, cuts = p.B * p.G / (turns_B * turns_G);
+    p.turns = full && !p.alone && (shared || p.slices == heads * p.B) && cuts >= 4;  // fewer would leave threads idle
+    if (p.turns) p.turns_B = turns_B, p.turns_G = turns_G;
     const bool own = p.alone && t.scalar_type() == q.scalar_type(), wide = q.scalar_type() == ScalarType::Double;
     Tensor sum = make(shape, own ? t.scalar_type() : wide ? ScalarType::Double : ScalarType::Float);
-    if (p.lo.data || p.hi.data || !p.M || !p.N || !p.B || !p.H) ts::zero_(sum);
+    if (p.turns || p.lo.data || p.hi.data || !p.M || !p.N || !p.B || !p.H) ts::zero_(sum);
     return sum;
   }
 };
@@ -291,9 +296,9 @@ Five inward(Call& call, xfn::Member member, const Maybe& bias, int64_t need) {
   p.dv = need & 4 ? dv.mutable_data_ptr() : nullptr, p.slopes = need & 16 ? slopes.mutable_data_ptr() : nullptr;
   if (!p.M || !p.H) ts::zero_(dk), ts::zero_(dv);  // no tile will
   Tensor dense = need & 8 ? call.dense(*bias) : call.none();
-  if (need & 8 && p.alone) p.dense = dense.mutable_data_ptr();
+  if (need & 8 && (p.alone || p.turns)) p.dense = dense.mutable_data_ptr();
   if (need & ~8 || p.dense) call.run(member);
-  if (need & 8 && !p.alone && p.M && p.N && p.B && p.H) {
+  if (need & 8 && !p.alone && !p.turns && p.M && p.N && p.B && p.H) {
     p.dense = dense.mutable_data_ptr();
     call.run(member == xfn::Member::hvp ? xfn::Member::dense2 : xfn::Member::dense,
              p.slices * (p.dense_M == 1 ? 1 : (p.M + 63) / 64));

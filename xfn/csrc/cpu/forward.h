@@ -14,8 +14,10 @@ struct Task {
   long b, g, t0, t1;
   template <class Kind> static long tiles(const Problem& p) { return (p.H / p.G * p.M + LANES - 1) / LANES; }
   template <class Kind> static Task of(const Problem& p, int64_t task) {
-    const long all = tiles<Kind>(p), chunk = task % p.chunks, head = task / p.chunks;
-    return {head / p.G, head % p.G, all * chunk / p.chunks, all * (chunk + 1) / p.chunks};
+    const long turn = task % (p.turns_B * p.turns_G), cut = task / (p.turns_B * p.turns_G), heads = p.G / p.turns_G;
+    const long all = tiles<Kind>(p), chunk = cut % p.chunks, head = cut / p.chunks;
+    return {head / heads * p.turns_B + turn / p.turns_G, head % heads * p.turns_G + turn % p.turns_G,
+            all * chunk / p.chunks, all * (chunk + 1) / p.chunks};
   }
   // Queries of the rows from `row` on, up to the end of a head.
   template <class Kind> void fetch(Ahead& ahead, const Problem& p, long row, long count) const {

@@ -36,11 +36,16 @@ template <class Kind, bool second> size_t gradient(const Problem& p, int64_t ind
   const bool small = Task::small<Kind>(p), bound = p.lo.data || p.hi.data;
   const long steps = (2 * p.K + p.V) * LANES / (L<S> * Kind::PAIR);  // of a tile and a key, in the products below
   Ahead ahead = Task::ahead<Kind>(p, index + 1);
-  ahead.within(task.t1 * p.N * steps / (bound ? 2 : 1));
-  const bool own = p.x.dense.dtype == p.dtype, far = p.B * p.H * p.M * p.N >= 1 << 22;
+  ahead.within((task.t1 - task.t0) * p.N * steps / (bound ? 2 : 1));
+  const bool own = p.alone && p.x.dense.dtype == p.dtype, far = p.B * p.H * p.M * p.N >= 1 << 22;
   const auto lay = [&](const Run& r, long n) {
     const S* from = at.slant().numbers;
-    own ? tile.lay(from, r, n, (typename Kind::T*)p.dense, far) : tile.lay(from, r, n, (S*)p.dense, far);
+    if (p.turns)
+      tile.template lay<true>(from, r, n, (S*)p.dense, false);
+    else if (own)
+      tile.template lay<false>(from, r, n, (typename Kind::T*)p.dense, far);
+    else
+      tile.template lay<false>(from, r, n, (S*)p.dense, far);
   };
   const auto beside = [&](long steps) INLINE_LAMBDA { ahead(steps); };
   for (long t = task.t0; t < task.t1; t++) {

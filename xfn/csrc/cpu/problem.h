@@ -67,11 +67,13 @@ struct Problem {
   void* dense;           // in the dtype of sums, [slices, M or 1, N or 1]: examples and heads that share their bias
   const int64_t* slice;  // share a slice, slice[b * H + h]
   int64_t slices, dense_M, dense_N;
-  bool alone;  // each example and head has a slice of its own, and each query and key a number of it: then `dense` is
-               // in the dtype of the operands where the bias is
+  // Each query and key of an example and head has a number in `dense`: alone, and in the dtype of the operands where
+  // the bias is; or in turns, which one task after another adds to.
+  bool alone, turns;
   void *lse, *slopes;         // in the dtype of sums; slopes one per query, [B, H, M]
   std::atomic<bool>* broken;  // set where a result is not finite
   int64_t chunks;             // into which the tiles of a head are cut, one task each
+  int64_t turns_B, turns_G;   // examples and key heads that follow one another, or 1
   void* parts;                // what decode hands to merge
 };
 

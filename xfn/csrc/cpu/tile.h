@@ -264,8 +264,9 @@ template <class Kind> struct Tile {
   void write(const S* from, void* result) const {
     for (int i = 0; i < count; i++) ((S*)result)[(b * p.H + h[i]) * p.M + m[i]] = from[i];
   }
-  // A run [key][lane] to its place in a result [slices, M, N], as queries by key. `far`: it is larger than the caches.
-  template <class D> void lay(const S* from, const Run& r, long n0, D* result, bool far) const {
+  // A run [key][lane] to its place in a result [slices, M, N], as queries by key; or added to what is there. `far`: the
+  // result is larger than the caches.
+  template <bool add, class D> void lay(const S* from, const Run& r, long n0, D* result, bool far) const {
     constexpr int some = 64 / sizeof(D);  // keys in a line of memory
     for (int v = r.v0; v < r.v1; v++) {
       D* rows[L<S>];
@@ -280,12 +281,20 @@ template <class Kind> struct Tile {
           transpose<S>(x);
           for (int i = 0; i < L<S>; i++) narrow(x[i], lines[i] + k);
         }
-        for (int i = 0; i < L<S> && v * L<S> + i < count; i++)
-          if (far && r.rows - n >= some)
-            for (int k = 0; k < some; k += sizeof(Vec<S>) / sizeof(D))
-              stream((S*)(rows[i] + n + k), load((S*)(lines[i] + k)));
+        const bool whole = r.rows - n >= some;
+        for (int i = 0; i < L<S> && v * L<S> + i < count; i++) {
+          D* const to = rows[i] + n;
+          if constexpr (add) {
+            __builtin_prefetch(to + BLOCK / 2, 1);
+            for (int k = 0; k < some && k < r.rows - n; k += L<S>) {
+              const int left = r.rows - n - k;
+              narrow(widen(to + k, left) + widen(lines[i] + k, left), to + k, left);
+            }
+          } else if (far && whole)
+            for (int k = 0; k < some; k += sizeof(Vec<S>) / sizeof(D)) stream((S*)(to + k), load((S*)(lines[i] + k)));
           else
-            std::memcpy(rows[i] + n, lines[i], std::min(some, r.rows - n) * sizeof(D));
+            std::memcpy(to, lines[i], std::min(some, r.rows - n) * sizeof(D));
+        }
       }
     }
   }
