@@ -56,7 +56,7 @@ Tensor make(const Shape& shape, ScalarType dtype) {
   Tensor t(made);
 #ifdef __linux__
   constexpr uintptr_t page = 2 << 20;  // what is fresh from the system comes sooner by large pages than by small
-  if (const size_t bytes = t.numel() * t.element_size(); bytes >= 16 * page) {
+  if (const size_t bytes = t.numel() * t.element_size(); bytes >= 2 * page) {
     const uintptr_t from = (uintptr_t)t.mutable_data_ptr(), first = (from + page - 1) & -page;
     madvise((void*)first, (from + bytes - first) & -page, MADV_HUGEPAGE);
   }
