@@ -33,6 +33,7 @@ LONG = {
     "bias of examples": replace(
         PLAIN, shapes=((4, 200, 6, 8), *((4, 200, 2, 8),) * 2), biased=("dense", "causal"), dense=(4, 1, 200, 200)
     ),
+    "few heads": replace(PLAIN, shapes=((1100, 1, 8),) * 3, biased=("causal", "dense"), dense=(1, 1100, 1100), p=0.2),
     "window": replace(PLAIN, biased=("local", "alibi")),
     "decoding": replace(PLAIN, shapes=((2, 3, 6, 64), (2, 3000, 3, 64), (2, 3000, 3, 40)), biased=("alibi",), p=0.3),
     "segments": replace(PLAIN, biased=("segments", "mask"), dense=(1, 300, 300)),

@@ -183,18 +183,30 @@ struct Call {
     return *nothing;
   }
 
-  // As many tasks as there are key heads, each cut where there are fewer than threads; or as many as are told.
-  void run(xfn::Member member, int64_t tasks = 0) {
+  // A task for each key head, cut where there are few. Where that touches a sum, it is cut into chunks that do not
+  // depend on the number of threads, and they are gathered in one order.
+  void run(xfn::Member member) {
     const xfn::Kernels* kernels = xfn::kernels(p.dtype);
     STD_TORCH_CHECK(kernels, "no kernels for XFN_ISA as it is set");
-    const int64_t threads = ts::get_num_threads(), heads = p.B * p.G;
-    if (!tasks) {
-      const int64_t tiles = kernels->tiles(p);
-      if (!heads || !tiles) return;
-      const bool inward = member == xfn::Member::backward || member == xfn::Member::hvp;
-      p.chunks = inward || threads == 1 ? 1 : std::min(tiles, std::max<int64_t>(1, 4 * threads / heads));
-      tasks = heads * p.chunks;
-    }
+    const int64_t tiles = kernels->tiles(p), heads = p.B * p.G, threads = ts::get_num_threads();
+    if (!heads || !tiles) return;
+    if (member == xfn::Member::backward || member == xfn::Member::hvp)
+      p.chunks = p.turns ? 1 : std::max<int64_t>(1, std::min({(7 + heads) / heads, tiles / 4, (int64_t)4}));
+    else
+      p.chunks = threads == 1 ? 1 : std::min(tiles, std::max<int64_t>(1, 4 * threads / heads));
+    const bool inward = p.dk || p.dv;
+    if (!inward || p.chunks == 1) return run(member, heads * p.chunks);
+    const Tensor parts = make({heads * p.chunks * (int64_t)p.part() + 64}, ScalarType::Byte);
+    p.parts = (char*)parts.mutable_data_ptr();
+    p.parts += -(uintptr_t)p.parts & 63;
+    run(member, heads * p.chunks);
+    run(xfn::Member::gather, heads * ((p.N + 127) / 128));
+    p.parts = nullptr;
+  }
+  void run(xfn::Member member, int64_t tasks) {
+    const xfn::Kernels* kernels = xfn::kernels(p.dtype);
+    STD_TORCH_CHECK(kernels, "no kernels for XFN_ISA as it is set");
+    const int64_t threads = ts::get_num_threads();
     const int64_t workers = std::min(threads, tasks / (p.turns_B * p.turns_G));
     const int64_t size = (int64_t)kernels->scratch(p, member) + 64;
     char near[192 << 10];  // a short call is over before torch's allocator has found its memory
@@ -222,7 +234,7 @@ struct Call {
     const xfn::Ranges cut = kernels ? kernels->ranges(p) : xfn::Ranges{};
     if (!cut.tasks) return run(xfn::Member::forward);
     const Maybe parts = cut.merges ? Maybe(make({(int64_t)cut.parts}, ScalarType::Byte)) : Maybe();
-    if (parts) p.parts = parts->mutable_data_ptr();
+    if (parts) p.parts = (char*)parts->mutable_data_ptr();
     run(xfn::Member::decode, cut.tasks);
     if (parts) run(xfn::Member::merge, cut.merges);
   }

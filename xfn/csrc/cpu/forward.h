@@ -11,12 +11,12 @@ constexpr double LOG2E = 1.4426950408889634, TINY = 1e-30;  // a scale below TIN
 
 // The tiles of one task, and the keys that they see.
 struct Task {
-  long b, g, t0, t1;
+  long b, g, chunk, t0, t1;
   template <class Kind> static long tiles(const Problem& p) { return (p.H / p.G * p.M + LANES - 1) / LANES; }
   template <class Kind> static Task of(const Problem& p, int64_t task) {
     const long turn = task % (p.turns_B * p.turns_G), cut = task / (p.turns_B * p.turns_G), heads = p.G / p.turns_G;
     const long all = tiles<Kind>(p), chunk = cut % p.chunks, head = cut / p.chunks;
-    return {head / heads * p.turns_B + turn / p.turns_G, head % heads * p.turns_G + turn % p.turns_G,
+    return {head / heads * p.turns_B + turn / p.turns_G, head % heads * p.turns_G + turn % p.turns_G, chunk,
             all * chunk / p.chunks, all * (chunk + 1) / p.chunks};
   }
   // Queries of the rows from `row` on, up to the end of a head.

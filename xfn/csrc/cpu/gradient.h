@@ -6,6 +6,32 @@
 
 namespace {
 
+// What one chunk of a key head sums over queries, of the keys that it sees.
+template <class S> struct Part {
+  int64_t *first, *last;
+  S *dk, *dv;
+  Part(const Problem& p, long head, long chunk) {
+    char* from = p.parts + (head * p.chunks + chunk) * p.part();
+    first = (int64_t*)from, last = first + 1, dk = (S*)(from + 64), dv = dk + p.N * up(p.K, L<S>);
+  }
+};
+
+// Keys [n0, n1) of a gradient of theirs, from sum(key, feature).
+template <class Kind, class Sum, class S = typename Kind::S>
+void hand_out(const Problem& p, long head, long n0, long n1, long features, S times, void* to, const Sum& sum) {
+  if (!to) return;
+  Vec<S> broken{};
+  for (long n = n0; n < n1; n++) {
+    auto* row = (typename Kind::T*)to + ((head / p.G * p.N + n) * p.G + head % p.G) * features;
+    for (long f = 0; f < features; f += L<S>) {
+      const Vec<S> x = sum(n, f) * times;
+      broken += x - x;
+      narrow(x, row + f, (int)(features - f));
+    }
+  }
+  if (total<S>(broken) != 0) *p.broken = true;
+}
+
 template <class Kind, bool second> size_t gradient(const Problem& p, int64_t index, Arena arena) {
   typedef typename Kind::S S;
   const bool counts = !arena.front;
@@ -21,8 +47,10 @@ template <class Kind, bool second> size_t gradient(const Problem& p, int64_t ind
   const auto k = keys(p.x.k, p.K, true), tk = keys(p.u.k, p.K, true);
   const auto v = keys(p.x.v, p.V, false), tv = keys(p.u.v, p.V, false);
   const long wk = up(p.K, L<S>), wv = up(p.V, L<S>);
-  S* dk = p.dk || counts ? arena.take<S>((n1 - n0) * wk) : nullptr;
-  S* dv = p.dv || counts ? arena.take<S>((n1 - n0) * wv) : nullptr;
+  const long head = task.b * p.G + task.g;
+  const Part<S> part(p, head, task.chunk);
+  S* dk = !p.dk ? nullptr : p.parts ? part.dk : arena.take<S>((n1 - n0) * wk);
+  S* dv = !p.dv ? nullptr : p.parts ? part.dv : arena.take<S>((n1 - n0) * wv);
   if (counts) return arena.used;
   long reach = n0;  // what is summed over queries begins here for the keys behind, and nothing is there yet
   const auto zero = [&, n0 = n0](long to) {
@@ -96,20 +124,38 @@ template <class Kind, bool second> size_t gradient(const Problem& p, int64_t ind
     if (p.slopes && !tile.finite(at.slope)) *p.broken = true;
   }
 
-  const auto result = [&, n0 = n0](const S* from, long width, long features, S times, void* to) {
-    if (!from || !to) return;
-    Vec<S> broken{};
-    for (long n = 0; n < p.N; n++)
-      for (long f = 0; f < features; f += L<S>) {
-        const Vec<S> x = n >= n0 && n < reach ? load(from + (n - n0) * width + f) * times : Vec<S>{};
-        broken += x - x;
-        narrow(x, (typename Kind::T*)to + ((task.b * p.N + n) * p.G + task.g) * features + f, (int)(features - f));
-      }
-    if (total<S>(broken) != 0) *p.broken = true;
-  };
   if (p.dense && far) fence();
-  result(dk, wk, p.K, at.scale, p.dk), result(dv, wv, p.V, 1, p.dv);
+  if (p.parts) {
+    *part.first = n0, *part.last = reach;
+  } else {
+    const auto sum = [&, n0 = n0](const S* from, long width) {
+      return [=](long n, long f) { return n >= n0 && n < reach ? load(from + (n - n0) * width + f) : Vec<S>{}; };
+    };
+    hand_out<Kind>(p, head, 0, p.N, p.K, at.scale, p.dk, sum(dk, wk));
+    hand_out<Kind>(p, head, 0, p.N, p.V, (S)1, p.dv, sum(dv, wv));
+  }
   return arena.used;
+}
+
+// What the chunks of a key head left, BLOCK keys of it, in one order.
+template <class Kind> size_t gather(const Problem& p, int64_t index, Arena arena) {
+  typedef typename Kind::S S;
+  const long blocks = (p.N + BLOCK - 1) / BLOCK, head = index / blocks, n0 = index % blocks * BLOCK;
+  if (!arena.front) return 0;
+  const auto hand = [&](bool values, long features, S times, void* to) {
+    const auto sum = [&](long n, long f) {
+      Vec<S> x{};
+      for (long chunk = 0; chunk < p.chunks; chunk++) {
+        const Part<S> part(p, head, chunk);
+        if (n >= *part.first && n < *part.last)
+          x += load((values ? part.dv : part.dk) + (n - *part.first) * up(features, L<S>) + f);
+      }
+      return x;
+    };
+    hand_out<Kind>(p, head, n0, std::min<long>(n0 + BLOCK, p.N), features, times, to, sum);
+  };
+  hand(false, p.K, (S)p.scale, p.dk), hand(true, p.V, 1, p.dv);
+  return 0;
 }
 
 // The gradient of a dense bias, dS or ḋS summed over what it broadcasts. A task has one slice of it, the tiles of all

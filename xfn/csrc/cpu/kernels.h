@@ -32,6 +32,8 @@ template <class Kind> size_t task(const Problem& p, Member member, int64_t index
       return tangent<Kind, false>(p, index, arena);
     case Member::hvp:
       return gradient<Kind, true>(p, index, arena);
+    case Member::gather:
+      return gather<Kind>(p, index, arena);
     case Member::dense:
       return dense_gradient<Kind, false>(p, index, arena);
     case Member::dense2:

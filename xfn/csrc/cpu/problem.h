@@ -48,7 +48,7 @@ struct Outputs {  // y, a tangent or a cotangent of y
   Rows lse;
 };
 
-enum class Member : int { forward, backward, jvp, hvp, jvp2, dense, dense2, decode, merge };  // dense2: of hvp
+enum class Member : int { forward, backward, jvp, hvp, jvp2, dense, dense2, gather, decode, merge };  // dense2: of hvp
 
 struct Problem {
   int64_t B, M, N, H, G, K, V;
@@ -74,7 +74,10 @@ struct Problem {
   std::atomic<bool>* broken;  // set where a result is not finite
   int64_t chunks;             // into which the tiles of a head are cut, one task each
   int64_t turns_B, turns_G;   // examples and key heads that follow one another, or 1
-  void* parts;                // what decode hands to merge
+  char* parts;                // what chunks sum over queries, for gather, or ranges of keys over keys, for merge
+  size_t part() const {       // bytes of one
+    return 64 + N * ((K + 15) / 16 + (V + 15) / 16) * 16 * (dtype == Dtype::f64 ? 8 : 4);
+  }
 };
 
 // A forward of few queries, cut by its shape alone: tasks of decode, or none if it is another; then of merge, and the
