@@ -11,6 +11,9 @@
 
 namespace {
 
+template <class S> constexpr S NEVER =
+    1e30;  // the lse of lanes without weight: 2ˣ of anything less it is 0, and no NaN
+
 // A query-side tensor of one tile: features by lane and, where asked for, lanes by feature.
 template <class Kind> struct Side {
   typedef typename Kind::S S;
@@ -36,7 +39,6 @@ template <class Kind, bool second> struct Slope {
   Weights<Kind> P, Y, dS;  // P: P ∘ D
   Weights<Kind> C, Z;      // P ∘ D ∘ c and ḋS
   S* const kept;
-  static constexpr S NEVER = (S)1e30;  // the lse of lanes without weight: 2ˣ of anything less it is 0, and no NaN
   const bool biased, moves, shifts, turns;
   const S c, scale, grow;
   S delta[LANES], tdelta[LANES], lse2[LANES], mean[LANES], slope[LANES];
@@ -68,7 +70,7 @@ template <class Kind, bool second> struct Slope {
 
   void begin(const Tile<Kind>& tile) {
     q.pack(tile), dout.pack(tile), tq.pack(tile), tdout.pack(tile);
-    for (int i = 0; i < LANES; i++) delta[i] = tdelta[i] = mean[i] = slope[i] = 0, lse2[i] = NEVER;
+    for (int i = 0; i < LANES; i++) delta[i] = tdelta[i] = mean[i] = slope[i] = 0, lse2[i] = NEVER<S>;
     tile.dot(p.dy.out, p.y.out, p.V, delta);
     if (second) tile.dot(p.tdy.out, p.y.out, p.V, tdelta), tile.dot(p.dy.out, p.uy.out, p.V, tdelta);
     for (int u = 0; u < tile.vectors; u++) {
@@ -79,7 +81,7 @@ template <class Kind, bool second> struct Slope {
         store(tdelta + at, load(tdelta + at) - tile.numbers(p.tdy.lse, u)), store(mean + at, tile.numbers(p.uy.lse, u));
     }
     for (int i = 0; i < LANES; i++)  // no weight where nothing is seen, and none in lanes that are not in use
-      if (i >= tile.count || lse2[i] == -infinity<S>) lse2[i] = NEVER, delta[i] = tdelta[i] = mean[i] = 0;
+      if (i >= tile.count || lse2[i] == -infinity<S>) lse2[i] = NEVER<S>, delta[i] = tdelta[i] = mean[i] = 0;
   }
 
   void run(const Tile<Kind>& tile, const Run& r, long n, const Keys<Kind>& k, const Keys<Kind>& v, const Keys<Kind>& tk,

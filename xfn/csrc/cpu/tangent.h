@@ -43,10 +43,14 @@ template <class Kind, bool second> size_t tangent(const Problem& p, int64_t inde
     for (int u = 0; u < tile.vectors; u++) {
       const long at = u * L<S>;
       const Vec<S> lse = tile.numbers(p.y.lse, u);
-      store(lse2 + at, lse == -infinity<S> ? splat(infinity<S>) : lse * (S)LOG2E);
+      store(lse2 + at, lse == -infinity<S> ? splat(NEVER<S>) : lse * (S)LOG2E);
       if (second) store(mu + at, tile.numbers(p.uy.lse, u)), store(mw + at, tile.numbers(p.wy.lse, u));
     }
-    std::memset(o, 0, p.V * LANES * sizeof(S));
+    bool begun = false;
+    Ahead ahead;
+    if (t + 1 < task.t1) task.fetch<Kind>(ahead, p, (t + 1) * LANES, LANES);
+    ahead.within((tile.last - tile.first) * p.V * Tile<Kind>::VECTORS / Kind::PAIR);
+    const auto beside = [&](long steps) INLINE_LAMBDA { ahead(steps); };
 
     for (long n = tile.first; n < tile.last; n += BLOCK) {
       tile.find(n, std::min(n + BLOCK, tile.last));
@@ -71,38 +75,48 @@ template <class Kind, bool second> size_t tangent(const Problem& p, int64_t inde
         bool bent = false;
         if (second) move(w, wk, wq, W), bent = product(uk, wq, T.numbers, product(wk, uq, T.numbers, false));
 
-        for (int u = r.v0; u < r.v1; u++) {
-          const long at = u * L<S>;
-          const Vec<S> l2 = load(lse2 + at), m1 = load(mu + at), m2 = load(mw + at);
-          Vec<S> sum = load(mean + at);
-          struct Row {
-            Vec<S> P{}, U{}, W{};
-          };
-          const auto compute = [&](int j) INLINE_LAMBDA {
-            const long a = j * LANES + at;
-            const Vec<S> e = exp2v<Kind::degree, true>(load(P.numbers + a) * c - l2),
-                         d = kept ? e * load(kept + a) * grow : e;
-            const Vec<S> turn = load(U.numbers + a) * us;
-            if (!second) {
-              sum += e * turn;
-              return Row{d, d * turn};
-            }
-            const Vec<S> one = turn - m1, two = load(W.numbers + a) * ws - m2;
-            const Vec<S> bend = one * two + (bent ? load(T.numbers + a) * scale : Vec<S>{});
-            sum += e * bend;
-            return Row{d * bend, d * one, d * two};
-          };
-          const auto put = [&](int j, const Row& a, const Row& b, bool two) INLINE_LAMBDA {
-            P.put(j, at, a.P, b.P, two), U.put(j, at, a.U, b.U, two);
-            if (second) W.put(j, at, a.W, b.W, two);
-          };
-          two_by_two<Row>(r, compute, put);
-          store(mean + at, sum);
-        }
+        const auto weigh = [&]<bool guarded, bool drops>(std::bool_constant<guarded>, std::bool_constant<drops>) {
+          for (int u = r.v0; u < r.v1; u++) {
+            const long at = u * L<S>;
+            const Vec<S> l2 = load(lse2 + at), m1 = load(mu + at), m2 = load(mw + at);
+            Vec<S> sum = load(mean + at);
+            struct Row {
+              Vec<S> P{}, U{}, W{};
+            };
+            const auto compute = [&](int j) INLINE_LAMBDA {
+              const long a = j * LANES + at;
+              const Vec<S> e = exp2v<Kind::degree, guarded>(load(P.numbers + a) * c - l2),
+                           d = drops ? e * load(kept + a) * grow : e;
+              const Vec<S> turn = load(U.numbers + a) * us;
+              if (!second) {
+                sum += e * turn;
+                return Row{d, d * turn};
+              }
+              const Vec<S> one = turn - m1, two = load(W.numbers + a) * ws - m2;
+              const Vec<S> bend = one * two + (bent ? load(T.numbers + a) * scale : Vec<S>{});
+              sum += e * bend;
+              return Row{d * bend, d * one, d * two};
+            };
+            const auto put = [&](int j, const Row& a, const Row& b, bool two) INLINE_LAMBDA {
+              P.put(j, at, a.P, b.P, two), U.put(j, at, a.U, b.U, two);
+              if (second) W.put(j, at, a.W, b.W, two);
+            };
+            two_by_two<Row>(r, compute, put);
+            store(mean + at, sum);
+          }
+        };
+        if (kept)
+          weigh(std::true_type{}, std::true_type{});
+        else if (biased || r.masked)
+          weigh(std::true_type{}, std::false_type{});
+        else
+          weigh(std::false_type{}, std::false_type{});
+        if (!begun && (r.v0 > 0 || r.v1 < tile.vectors)) std::memset(o, 0, p.V * LANES * sizeof(S)), begun = true;
         const auto mix = [&](const Keys<Kind>& a, const Weights<Kind>& b) {
           if (!a) return;
           gemm<Kind>(a.pairs_at(key), 1, a.column, b.keys + r.at / Kind::PAIR * LANES + l0, LANES,
-                     (r.rows + Kind::PAIR - 1) / Kind::PAIR, o + l0, LANES, p.V, width, true);
+                     (r.rows + Kind::PAIR - 1) / Kind::PAIR, o + l0, LANES, p.V, width, begun, beside);
+          begun = true;
         };
         if (second)
           mix(v, P), mix(wv, U), mix(uv, W);
@@ -110,6 +124,8 @@ template <class Kind, bool second> size_t tangent(const Problem& p, int64_t inde
           mix(v, U), mix(uv, P);
       }
     }
+
+    if (!begun) std::memset(o, 0, p.V * LANES * sizeof(S));
 
     // − ⟨t⟩ out
     for (int u = 0; u < tile.vectors; u++)
