@@ -39,7 +39,8 @@ INLINE void philox(const int64_t* key, long n8, long m, long h, uint32_t (&words
 
 template <class Kind> struct Bias;
 
-template <class Kind> struct Tile {
+// Aligned, for g++ 12 else reads its arrays as if they were, and does not place them so.
+template <class Kind> struct alignas(64) Tile {
   typedef typename Kind::T T;
   typedef typename Kind::S S;
   typedef Int<S> I;
