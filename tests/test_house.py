@@ -28,6 +28,8 @@ PEERS = {
     ("factory", "factory"),
     ("nn", "nn"),
     ("compat", "compat"),
+    ("layout", "layout"),
+    ("layout", "random"),
 }
 LENGTHS = {"_core": 250, "ops": 250, "kernels": 400, "tests": 400}
 
@@ -144,9 +146,10 @@ def public() -> Iterator[tuple[str, Any]]:
             continue
         if not isinstance(value, ModuleType):
             yield f"xfn.{title}", value
-        elif title in ("bias", "random"):
+        elif title in ("bias", "layout", "random"):
             for inner, thing in vars(value).items():
-                if getattr(thing, "__module__", "") == value.__name__ and not inner.startswith("_"):
+                home = getattr(thing, "__module__", "")
+                if f"{home}.".startswith(f"{value.__name__}.") and not inner.startswith("_"):
                     yield f"xfn.{title}.{inner}", thing
 
 
@@ -160,6 +163,8 @@ def test_the_contract_is_there() -> None:
     wanted = {
         "xfn.attention": attend,
         "xfn.attention_with_lse": attend,
+        "xfn.blocksparse_attention": attend.replace("(", "(layout, "),
+        "xfn.blocksparse_attention_with_lse": attend.replace("(", "(layout, "),
         "xfn.merge_attentions": "(outs, lses)",
         "xfn.bias.causal": "(corner='top-left')",
         "xfn.bias.local": "(left, right, corner='top-left')",
@@ -168,6 +173,9 @@ def test_the_contract_is_there() -> None:
         "xfn.bias.alibi": "(slopes)",
         "xfn.bias.dense": "(tensor)",
         "xfn.bias.pack": "(tensors, dim=-3)",
+        "xfn.layout.causal": "(M, N=None, *, block, corner='top-left')",
+        "xfn.layout.local": "(M, N=None, *, block, window)",
+        "xfn.layout.from_mask": "(mask, block)",
     }
     for title, want in wanted.items():
         signature = inspect.signature(FUNCTIONS[title])

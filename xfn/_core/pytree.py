@@ -5,6 +5,7 @@ holds its in_dims, plain ints, where the tensors were. A tensor field that is ``
 because vmap and grad refuse ``None`` leaves.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar, dataclass_transform
 
@@ -16,6 +17,12 @@ T = TypeVar("T")
 def static(**options: Any) -> Any:
     """A field that is part of the tree's structure: a number, a string, a tuple of them."""
     return field(metadata={"static": True}, **options)
+
+
+def mapped(f: Callable[[Any], Any], tree: T) -> T:
+    """The tree with ``f`` of each leaf."""
+    made: T = _pytree.tree_map(f, tree)
+    return made
 
 
 @dataclass_transform(frozen_default=True, eq_default=False, field_specifiers=(static,))

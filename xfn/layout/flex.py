@@ -1,0 +1,87 @@
+"""To and from the block masks of torch's flex_attention."""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from .._core.errors import ShapeError
+from .._core.tables import Lists
+from .value import Layout, check_block
+
+if TYPE_CHECKING:
+    from torch.nn.attention.flex_attention import BlockMask
+
+
+def from_block_mask(block_mask: "BlockMask") -> Layout:
+    """The layout that a block mask of flex_attention has: its full tiles, and its ``mask_mod`` in the others.
+
+    Args:
+        block_mask: of one example and square blocks.
+
+    Raises:
+        ShapeError: it differs between examples.
+        ValueError: blocks that are not square, or of another size.
+
+    Example:
+        >>> from torch.nn.attention.flex_attention import create_block_mask
+        >>> earlier = create_block_mask(lambda b, h, m, n: n <= m, None, None, 32, 32, "cpu", BLOCK_SIZE=16)
+        >>> from_block_mask(earlier).to_mask()[:, 16].sum()
+        tensor(16)
+    """
+    size = tuple(block_mask.BLOCK_SIZE)
+    if size[0] != size[1]:
+        raise ValueError(f"a layout has square tiles, but the block mask has {size[0]} by {size[1]}")
+    check_block(size[0])
+    partial = _scattered(block_mask.kv_num_blocks, block_mask.kv_indices)
+    full = torch.zeros_like(partial)
+    if block_mask.full_kv_num_blocks is not None and block_mask.full_kv_indices is not None:
+        full = _scattered(block_mask.full_kv_num_blocks, block_mask.full_kv_indices)
+    lengths = (int(block_mask.seq_lengths[0]), int(block_mask.seq_lengths[1]))
+
+    def keep(h: Tensor, m: Tensor, n: Tensor) -> Tensor:
+        each = [t.flatten() for t in torch.broadcast_tensors(torch.zeros_like(h), h, m, n)]
+        kept: Tensor = torch.func.vmap(block_mask.mask_mod)(*each)
+        return kept.bool().reshape(torch.broadcast_shapes(h.shape, m.shape, n.shape))
+
+    return Layout(full, size[0], lengths) | Layout(partial, size[0], lengths).with_mask(keep)
+
+
+def to_block_mask(layout: Layout) -> "BlockMask":
+    """The same as a block mask of flex_attention, its partial tiles read from the layout's bits.
+
+    Args:
+        layout: of any block that flex_attention takes.
+
+    Example:
+        >>> from xfn.layout import causal
+        >>> to_block_mask(causal(64, block=16)).full_kv_num_blocks
+        tensor([[[1, 2, 3, 4]]], dtype=torch.int32)
+    """
+    from torch.nn.attention.flex_attention import BlockMask
+
+    blocks, bits, size = layout.blocks, layout.bits, layout.block
+    whole = Lists.of(blocks if bits is None else blocks & (bits.index < 0), None)
+    part = Lists.of(torch.zeros_like(blocks) if bits is None else bits.index >= 0, None)
+
+    def keep(b: Tensor, h: Tensor, m: Tensor, n: Tensor) -> Tensor:
+        assert bits is not None
+        h = h if layout.heads > 1 else torch.zeros_like(h)
+        place = bits.index[h, m // size, n // size]
+        word = bits.words[place.clamp(min=0), m % size, n % size // 32]
+        return (place < 0) & layout.blocks[h, m // size, n // size] | (word >> n % size % 32 & 1).bool() & (place >= 0)
+
+    return BlockMask.from_kv_blocks(
+        part.counts[None, ..., 1], part.index[None], whole.counts[None, ..., 1], whole.index[None],
+        size, None if bits is None else keep, layout.lengths,
+    )  # fmt: skip
+
+
+def _scattered(counts: Tensor, index: Tensor) -> Tensor:
+    """Lists ``[1, H, I, J]`` as live tiles ``[H, I, J]``."""
+    if counts.shape[0] != 1:
+        raise ShapeError(f"a layout serves all examples, but the block mask has its own for {counts.shape[0]}")
+    J = index.shape[-1]
+    there = torch.arange(J, device=index.device) < counts[0, ..., None]
+    room = torch.zeros(*index.shape[1:-1], J + 1, dtype=torch.bool, device=index.device)
+    return room.scatter(-1, torch.where(there, index[0].long(), J), True)[..., :J]
