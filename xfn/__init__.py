@@ -1,12 +1,15 @@
 """xfn: every attention, under every transform, on every device."""
 
 from . import bias as bias
+from . import layout as layout
 from . import random as random
 from ._core.errors import KeyRequired as KeyRequired
 from ._core.errors import ShapeError as ShapeError
 from ._core.errors import Unsupported as Unsupported
 from .ops.attention import attention as attention
 from .ops.attention import attention_with_lse as attention_with_lse
+from .ops.blocksparse import blocksparse_attention as blocksparse_attention
+from .ops.blocksparse import blocksparse_attention_with_lse as blocksparse_attention_with_lse
 from .ops.merge import merge_attentions as merge_attentions
 
 __version__ = "0.1.0"

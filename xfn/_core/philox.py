@@ -45,8 +45,13 @@ def keep(key: Tensor, p: float, heads: Tensor, rows: Tensor, start: int, stop: i
     the authors' tests; they halve the cost, and every backend draws the same bits.
     """
     first, last = start // LANES, -(-stop // LANES)
-    columns = torch.arange(first, last, device=key.device)
+    kept = keep_groups(key, p, heads, rows, torch.arange(first, last, device=key.device))
+    return kept[..., start - first * LANES : stop - first * LANES]
+
+
+def keep_groups(key: Tensor, p: float, heads: Tensor, rows: Tensor, groups: Tensor) -> Tensor:
+    """As :func:`keep`, for the keys of any ``groups`` of eight, n // 8."""
     zero = torch.zeros((), dtype=torch.int64, device=key.device)
-    words = philox(key[..., None, None, None, :], (columns, rows[:, None], heads[:, None, None], zero), rounds=7)
+    words = philox(key[..., None, None, None, :], (groups, rows[:, None], heads[:, None, None], zero), rounds=7)
     lanes = torch.stack([half for word in words for half in (word & 0xFFFF, word >> 16)], -1)
-    return (lanes >= threshold(p)).flatten(-2)[..., start - first * LANES : stop - first * LANES]
+    return (lanes >= threshold(p)).flatten(-2)

@@ -19,8 +19,7 @@ can spoil the queries that see it and touches no other; nor does a query touch a
 Source: Vaswani et al., "Attention is all you need" (2017); in tiles: Rabe and Staats (2021), Dao et al. (2022).
 """
 
-from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -29,18 +28,13 @@ from torch import Tensor
 from .. import bias as biases
 from .. import random
 from .._core import philox
-from .._core.case import Case
-from .._core.errors import KeyRequired, ShapeError
 from .._core.kernel import plain
-from .._core.kinds import FLOATS, autocast, check_kinds, check_number, check_probability, check_tensors, wide
+from .._core.kinds import FLOATS, wide
 from .._core.primitive import Primitive
-from .._core.shapes import Shape, Signature
+from .._core.shapes import Shape
 from .._core.terms import Resolved
 from ..bias import Bias
-
-SIGNATURE = Signature.parse(
-    "q M H K, k N G K, v N G V, dense? H|1 M|1 N|1, slopes? H; lo? M, hi? M, key? 2 -> out M H V, lse+ H M"
-)
+from ._calls import SIGNATURE, case, checked
 
 
 def attention(
@@ -122,30 +116,8 @@ def attention_with_lse(
     bare = absent and type(p) is float and p == 0 and plain((q, k, v))
     if bare and _fit(q.shape, k.shape, v.shape, q.dtype, k.dtype, v.dtype, q.device, k.device, v.device):
         return ATTENTION.direct(q, k, v, p=0.0, scale=q.shape[-1] ** -0.5)  # type: ignore[return-value]
-    check_tensors({"q": q, "k": k, "v": v})
-    q, k, v = autocast(q, k, v)
-    M, N = (t.shape[-3] if t.dim() >= 3 else 0 for t in (q, k))
-    lo, hi, dense, slopes = Bias.of(bias).resolve(M, N, q.device)
-    check_kinds({"q": q, "k": k, "v": v}, {"bias": dense, "alibi": slopes, "key": key})
-    p = check_probability(p)
-    operands = {"q": q, "k": k, "v": v, "dense": dense, "slopes": slopes, "lo": lo, "hi": hi}
-    sizes, batch = SIGNATURE.check(operands, called={"dense": "bias", "slopes": "alibi"})
-    if empty := [letter for letter in "GKV" if not sizes[letter]]:
-        raise ShapeError(f"{empty[0]}=0 leaves nothing to attend with: it must be at least 1")
-    if sizes["H"] % sizes["G"]:
-        raise ShapeError(f"q has H={sizes['H']} heads, which G={sizes['G']} key heads cannot share evenly")
-    if not p:
-        key = None
-    elif key is None:
-        raise KeyRequired(f"p={p} drops attention weights, which needs a key: pass key=random.key(seed)")
-    else:
-        key = random.spread(key, batch)
-    scale = (
-        sizes["K"] ** -0.5
-        if scale is None
-        else check_number("scale", scale, ": write attention(q * scale, k, v, scale=1.0)")
-    )
-    return ATTENTION.bind(*operands.values(), key, p=p, scale=scale, backend=backend)  # type: ignore[return-value]
+    operands, options = checked(q, k, v, bias, p, scale, key)
+    return ATTENTION.bind(*operands, **options, backend=backend)  # type: ignore[return-value]
 
 
 @lru_cache(maxsize=1024)
@@ -193,20 +165,7 @@ def reference(
 ATTENTION = Primitive("attention", SIGNATURE, reference, options=("p", "scale"), backends=("cpu", "aten", "tiled"))
 
 
-def _case(
-    name: str, bias: Callable[..., Bias | Tensor | None] = lambda: None, biased: str = "", *, batch: str = "B",
-    p: float = 0.0, scale: float | None = None, tags: str = "", **sizes: int,
-) -> Case:  # fmt: skip
-    """``bias`` makes the bias from a tensor of the shape ``biased``, if that names one."""
-
-    def call(q: Tensor, k: Tensor, v: Tensor, *rest: Tensor, backend: str | None = None) -> tuple[Tensor, Tensor]:
-        key = random.key(5) if p else None
-        return attention_with_lse(q, k, v, bias(*rest), p, scale, key=key, backend=backend)
-
-    shapes = {"q": f"{batch} M H K", "k": f"{batch} N G K", "v": f"{batch} N G V", "bias": biased}
-    usual = {"B": 2, "M": 5, "N": 5, "H": 2, "G": 2, "K": 4, "V": 4}
-    return Case(name, call, {o: s for o, s in shapes.items() if s}, usual | sizes, frozenset(tags.split()))
-
+_case = partial(case, attention_with_lse)
 
 CASES = (
     _case("plain"),

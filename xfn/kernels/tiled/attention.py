@@ -32,8 +32,8 @@ def supports(call: Call) -> list[str]:
     return []
 
 
-def forward(x: Group, c: Group, *, p: float, scale: float) -> tuple[Tensor, Tensor]:
-    grid = Grid(x, c, p, scale)
+def forward(x: Group, c: Group, *, p: float, scale: float, block: float = 0.0) -> tuple[Tensor, Tensor]:
+    grid = Grid(x, c, p, scale, block=block)
     out, lse = grid.outputs()
     for b in grid.blocks():
         s = b.logits()
@@ -46,8 +46,10 @@ def forward(x: Group, c: Group, *, p: float, scale: float) -> tuple[Tensor, Tens
     return out, lse
 
 
-def backward(x: Group, c: Group, y: Group, dy: Group, needs: Sequence[bool], *, p: float, scale: float) -> Grads:
-    grid = Grid(x, c, p, scale, ys=[y, dy])
+def backward(
+    x: Group, c: Group, y: Group, dy: Group, needs: Sequence[bool], *, p: float, scale: float, block: float = 0.0
+) -> Grads:
+    grid = Grid(x, c, p, scale, ys=[y, dy], block=block)
     grads = Gradients(grid, x, needs)
     for b in grid.blocks(y[1]):
         P, dout = b.weights(), b.rows(dy[0])
@@ -59,8 +61,10 @@ def backward(x: Group, c: Group, y: Group, dy: Group, needs: Sequence[bool], *, 
     return grads.result()
 
 
-def jvp(x: Group, c: Group, y: Group, tx: Group, *, p: float, scale: float) -> tuple[Tensor, Tensor]:
-    grid = Grid(x, c, p, scale, [tx], [y])
+def jvp(
+    x: Group, c: Group, y: Group, tx: Group, *, p: float, scale: float, block: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    grid = Grid(x, c, p, scale, [tx], [y], block=block)
     tout, tlse = grid.outputs()
     t = grid.tangent(tx)
     for b in grid.blocks(y[1]):
@@ -73,9 +77,9 @@ def jvp(x: Group, c: Group, y: Group, tx: Group, *, p: float, scale: float) -> t
 
 def hvp(
     x: Group, c: Group, y: Group, ty: Group, dy: Group, tx: Group, tdy: Group, needs: Sequence[bool],
-    *, p: float, scale: float,
+    *, p: float, scale: float, block: float = 0.0,
 ) -> Grads:  # fmt: skip
-    grid = Grid(x, c, p, scale, [tx], [y, ty, dy, tdy])
+    grid = Grid(x, c, p, scale, [tx], [y, ty, dy, tdy], block=block)
     grads = Gradients(grid, x, needs)
     t = grid.tangent(tx)
     for b in grid.blocks(y[1]):
@@ -103,9 +107,10 @@ def _hvp_block(b: Block, grads: Gradients, t: Group, dy: Group, tdy: Group) -> N
 
 
 def jvp2(
-    x: Group, c: Group, y: Group, uy: Group, wy: Group, ux: Group, wx: Group, *, p: float, scale: float
-) -> tuple[Tensor, Tensor]:
-    grid = Grid(x, c, p, scale, [ux, wx], [y, uy, wy])
+    x: Group, c: Group, y: Group, uy: Group, wy: Group, ux: Group, wx: Group,
+    *, p: float, scale: float, block: float = 0.0,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    grid = Grid(x, c, p, scale, [ux, wx], [y, uy, wy], block=block)
     tout, tlse = grid.outputs()
     u, w = grid.tangent(ux), grid.tangent(wx)
     for b in grid.blocks(y[1]):

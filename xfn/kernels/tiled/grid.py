@@ -22,40 +22,51 @@ from torch import Tensor
 from ..._core import philox
 from ..._core.kinds import broken, finite, wide
 from ..._core.shapes import broadcast
+from ..._core.tables import expand
 
 Maybe = Tensor | None
 Group = Sequence[Maybe]
 
-RANKS = {"x": (3, 3, 3, 3, 1), "c": (1, 1, 1), "y": (3, 2)}
-"""Dims that are not batch: of q k v dense slopes, of lo hi key, of out lse."""
+RANKS = {"x": (3, 3, 3, 3, 1), "c": (1, 1, 1, 3, 3, 3), "y": (3, 2)}
+"""Dims that are not batch: of q k v dense slopes, of lo hi key and a layout's tiles, of out lse."""
 ELEMENTS = 1 << 20
 """Logits in a block, over all examples and heads: 4 MiB in float32."""
 ROWS = 16
 """The fewest queries in a block, however many examples there are."""
+TALL = 64
+"""The fewest where tiles tell which keys a block has."""
 
 
 class Grid:
     """One call: operands packed for matmuls, the blocks, and how results leave them."""
 
     def __init__(
-        self, x: Group, c: Group, p: float, scale: float, tx: Sequence[Group] = (), ys: Sequence[Group] = ()
+        self,
+        x: Group,
+        c: Group,
+        p: float,
+        scale: float,
+        tx: Sequence[Group] = (),
+        ys: Sequence[Group] = (),
+        block: float = 0.0,
     ) -> None:
-        """``tx``: tangents of x; ``ys``: outputs, their cotangents and tangents."""
-        groups = [("x", x), ("c", c), *(("x", t) for t in tx), *(("y", y) for y in ys)]
+        """``tx``: tangents of x; ``ys``: outputs, their cotangents and tangents; ``block``: of a layout in c."""
+        groups = [("x", x), ("c", c[:6]), *(("x", t) for t in tx), *(("y", y) for y in ys)]
         q, k, v, self.dense, self.slopes = x
-        self.lo, self.hi, self.key = c
+        self.lo, self.hi, self.key, *tiles = c[:6]
+        self.tiles, self.block = tiles, int(block)
         assert q is not None
         assert k is not None
         assert v is not None
         self.batch = broadcast(
             tuple(t.shape[: t.dim() - rank])
             for row, group in groups
-            for t, rank in zip(group, RANKS[row], strict=True)
+            for t, rank in zip(group, RANKS[row], strict=row != "c")
             if t is not None
         )
         self.p, self.scale, self.dtype, self.device = p, scale, wide(q.dtype), q.device
         (self.M, self.H), (self.N, self.G) = q.shape[-3:-1], k.shape[-3:-1]
-        self.masked = any(t is not None for t in (self.lo, self.hi, self.dense))
+        self.masked = any(t is not None for t in (self.lo, self.hi, self.dense, *self.tiles))
         self.unsound: Maybe = None
         self.spoilt: Maybe = None
         self.strict = self.masked and self._find_broken([x, *tx], ys)
@@ -84,10 +95,23 @@ class Grid:
         if not examples * self.M:
             return
         count = min(self.M, max(ROWS, ELEMENTS // (examples * max(self.N, 1))))
+        count = max(self.block, TALL) if self.block else count
         lows, highs = self._bounds(self.lo, count, 0), self._bounds(self.hi, count, self.N)
-        for i, ((lo, last_lo), (first_hi, hi)) in enumerate(zip(lows, highs, strict=True)):
+        live = self._live(count) if self.block else [None] * len(lows)
+        for i, ((lo, last_lo), (first_hi, hi), tiles) in enumerate(zip(lows, highs, live, strict=True)):
             rows = slice(i * count, min((i + 1) * count, self.M))
-            yield Block(self, rows, slice(lo, max(lo, hi)), last_lo > lo or first_hi < hi, lse)
+            if tiles is not None:
+                tiles = tiles[(tiles * self.block < hi) & ((tiles + 1) * self.block > lo)]
+            yield Block(self, rows, slice(lo, max(lo, hi)), last_lo > lo or first_hi < hi, lse, tiles)
+
+    def _live(self, count: int) -> Sequence[Tensor]:
+        """The tiles that are live anywhere in each ``count`` queries, for any head of any example."""
+        blocks, every = self.tiles[0], count // self.block
+        assert blocks is not None
+        some = blocks.flatten(0, -3).any(0)
+        live = torch.stack([part.any(0) for part in some.split(every)])
+        tiles: Sequence[Tensor] = live.nonzero()[:, 1].split(live.sum(1).tolist())
+        return tiles
 
     def _bounds(self, bound: Tensor | None, count: int, free: int) -> list[tuple[int, int]]:
         """The least and the greatest bound of each block."""
@@ -110,9 +134,14 @@ class Grid:
 class Block:
     """Some rows against the keys that at least one of them sees."""
 
-    def __init__(self, grid: Grid, rows: slice, keys: slice, ragged: bool, lse: Tensor | None) -> None:
-        self.grid, self.at, self.span = grid, rows, keys
-        self.heads, self.m, self.n = (grid.G, grid.H // grid.G), rows.stop - rows.start, keys.stop - keys.start
+    def __init__(
+        self, grid: Grid, rows: slice, keys: slice, ragged: bool, lse: Tensor | None, tiles: Tensor | None
+    ) -> None:
+        """``tiles``: whose keys take part, instead of ``keys``."""
+        self.grid, self.at, self.tiles = grid, rows, tiles
+        self.columns = torch.arange(keys.start, keys.stop, device=grid.device) if tiles is None else self._within(tiles)
+        self.span: slice | Tensor = keys if tiles is None else self.columns
+        self.heads, self.m, self.n = (grid.G, grid.H // grid.G), rows.stop - rows.start, len(self.columns)
         self.mute: Maybe = None
         blind = self.row(lse) == -torch.inf if grid.masked and lse is not None else None
         self.blind = blind if blind is not None and blind.any() else None
@@ -156,19 +185,37 @@ class Block:
 
     def distance(self) -> Tensor:
         m = torch.arange(self.at.start, self.at.stop, device=self.grid.device)
-        n = torch.arange(self.span.start, self.span.stop, device=self.grid.device)
-        return (m[:, None] - n).abs().to(self.grid.dtype)
+        return (m[:, None] - self.columns).abs().to(self.grid.dtype)
+
+    def _within(self, tiles: Tensor, of: int = 1) -> Tensor:
+        """The keys of tiles, or the groups of ``of`` keys."""
+        some = self.grid.block // of
+        found = (tiles[:, None] * some + torch.arange(some, device=tiles.device)).flatten()
+        return found[found * of < self.grid.N]
+
+    def _dead(self, tiles: Tensor) -> Tensor:
+        """Where the layout has nothing: ``[..., G|1, R|1, m, n]``."""
+        blocks, index, words = self.grid.tiles
+        size = self.grid.block
+        first = self.at.start // size
+        blocks, index = (
+            None if t is None else t[..., first : first + -(-self.m // size), :][..., tiles] for t in (blocks, index)
+        )
+        seen = expand(blocks, index, words, size, self.m, self.n)  # type: ignore[arg-type]
+        return ~(seen.unsqueeze(-4) if seen.shape[-3] == 1 else torch.unflatten(seen, -3, self.heads))
 
     def _hidden(self, ragged: bool) -> Tensor | None:
-        grid, hidden = self.grid, None
+        grid = self.grid
+        hidden = None if self.tiles is None else self._dead(self.tiles)
         if ragged:
-            n = torch.arange(self.span.start, self.span.stop, device=grid.device)
+            n = self.columns
             sides = []
             if grid.lo is not None:
                 sides.append(n < grid.lo[..., self.at, None])
             if grid.hi is not None:
                 sides.append(n >= grid.hi[..., self.at, None])
-            hidden = (sides[0] if len(sides) == 1 else sides[0] | sides[1])[..., None, None, :, :]
+            outside = (sides[0] if len(sides) == 1 else sides[0] | sides[1])[..., None, None, :, :]
+            hidden = outside if hidden is None else hidden | outside
         if grid.dense is not None and (grid.dense.dtype == torch.bool or grid.strict):
             dense = self.square(grid.dense)
             dark = ~dense if dense.dtype == torch.bool else dense == -torch.inf
@@ -180,9 +227,13 @@ class Block:
         if grid.key is None:
             return None
         rows = torch.arange(self.at.start, self.at.stop, device=grid.device)
-        kept = philox.keep(
-            grid.key, grid.p, torch.arange(grid.H, device=grid.device), rows, self.span.start, self.span.stop
-        )
+        heads = torch.arange(grid.H, device=grid.device)
+        if self.tiles is None:
+            ends = (self.span.start, self.span.stop)  # type: ignore[union-attr]
+            kept = philox.keep(grid.key, grid.p, heads, rows, *ends)
+        else:
+            groups = self._within(self.tiles, philox.LANES)
+            kept = philox.keep_groups(grid.key, grid.p, heads, rows, groups)[..., : self.n]
         return torch.unflatten(kept, -3, self.heads).flatten(-3, -2).to(grid.dtype) / (
             1 - philox.threshold(grid.p) / 65536
         )
@@ -282,14 +333,18 @@ class Gradients:
         if (total := self.sums[i]) is not None and (found := mul(*pairs)) is not None:
             part = total[..., b.span, :]
             part += _fit(found, part)
+            if b.tiles is not None:  # a copy of what lies apart
+                total[..., b.span, :] = part
 
     def add_logits(self, b: Block, dS: Tensor) -> None:
         """To dense and slopes: ``[..., G, R·m, n]``."""
         _, _, _, dense, slopes = self.sums
         if dense is not None:
             part = dense if dense.shape[-2] == 1 else dense[..., b.at, :]
-            part = part if part.shape[-1] == 1 else part[..., b.span]
-            part += _fit(b.split(dS).flatten(-4, -3), part)
+            own = part if part.shape[-1] == 1 else part[..., b.span]
+            own += _fit(b.split(dS).flatten(-4, -3), own)
+            if b.tiles is not None and part.shape[-1] != 1:
+                part[..., b.span] = own
         if slopes is not None:
             slopes -= _fit((b.split(dS) * b.distance()).sum((-1, -2)).flatten(-2), slopes)
 

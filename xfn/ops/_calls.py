@@ -1,0 +1,69 @@
+"""What attentions share: their letters, how a call is checked, and how a case of one is written."""
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from .. import random
+from .._core.case import Case
+from .._core.errors import KeyRequired, ShapeError
+from .._core.kinds import autocast, check_kinds, check_number, check_probability, check_tensors
+from .._core.shapes import Signature
+from ..bias import Bias
+
+SIGNATURE = Signature.parse(
+    "q M H K, k N G K, v N G V, dense? H|1 M|1 N|1, slopes? H; lo? M, hi? M, key? 2 -> out M H V, lse+ H M"
+)
+
+
+def checked(
+    q: Tensor, k: Tensor, v: Tensor, bias: Bias | Tensor | None, p: float, scale: float | None, key: Tensor | None
+) -> tuple[tuple[Tensor | None, ...], dict[str, float]]:
+    """The operands in the order of the signature, and the options, of a call that is in order."""
+    check_tensors({"q": q, "k": k, "v": v})
+    q, k, v = autocast(q, k, v)
+    M, N = (t.shape[-3] if t.dim() >= 3 else 0 for t in (q, k))
+    lo, hi, dense, slopes = Bias.of(bias).resolve(M, N, q.device)
+    check_kinds({"q": q, "k": k, "v": v}, {"bias": dense, "alibi": slopes, "key": key})
+    p = check_probability(p)
+    operands = {"q": q, "k": k, "v": v, "dense": dense, "slopes": slopes, "lo": lo, "hi": hi}
+    sizes, batch = SIGNATURE.check(operands, called={"dense": "bias", "slopes": "alibi"})
+    if empty := [letter for letter in "GKV" if not sizes[letter]]:
+        raise ShapeError(f"{empty[0]}=0 leaves nothing to attend with: it must be at least 1")
+    if sizes["H"] % sizes["G"]:
+        raise ShapeError(f"q has H={sizes['H']} heads, which G={sizes['G']} key heads cannot share evenly")
+    if not p:
+        key = None
+    elif key is None:
+        raise KeyRequired(f"p={p} drops attention weights, which needs a key: pass key=random.key(seed)")
+    else:
+        key = random.spread(key, batch)
+    scale = (
+        sizes["K"] ** -0.5
+        if scale is None
+        else check_number("scale", scale, ": write attention(q * scale, k, v, scale=1.0)")
+    )
+    return (*operands.values(), key), {"p": p, "scale": scale}
+
+
+def case(
+    attend: Callable[..., tuple[Tensor, Tensor]],
+    name: str,
+    bias: Callable[..., Bias | Tensor | None] = lambda: None,
+    biased: str = "",
+    *,
+    batch: str = "B",
+    p: float = 0.0,
+    scale: float | None = None,
+    tags: str = "",
+    **sizes: int,
+) -> Case:
+    """A call of ``attend``; ``bias`` makes the bias from a tensor of the shape ``biased``, if that names one."""
+
+    def call(q: Tensor, k: Tensor, v: Tensor, *rest: Tensor, backend: str | None = None) -> tuple[Tensor, Tensor]:
+        key = random.key(5) if p else None
+        return attend(q, k, v, bias(*rest), p, scale, key=key, backend=backend)
+
+    shapes = {"q": f"{batch} M H K", "k": f"{batch} N G K", "v": f"{batch} N G V", "bias": biased}
+    usual = {"B": 2, "M": 5, "N": 5, "H": 2, "G": 2, "K": 4, "V": 4}
+    return Case(name, call, {o: s for o, s in shapes.items() if s}, usual | sizes, frozenset(tags.split()))
