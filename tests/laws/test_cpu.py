@@ -37,6 +37,8 @@ LONG = {
     "window": replace(PLAIN, biased=("local", "alibi")),
     "decoding": replace(PLAIN, shapes=((2, 3, 6, 64), (2, 3000, 3, 64), (2, 3000, 3, 40)), biased=("alibi",), p=0.3),
     "segments": replace(PLAIN, biased=("segments", "mask"), dense=(1, 300, 300)),
+    "layout": replace(PLAIN, tiles=(16, 0.3, True, True)),
+    "layout and causal": replace(PLAIN, biased=("causal",), p=0.3, tiles=(64, 0.5, False, False)),
 }  # fmt: skip
 
 

@@ -5,6 +5,7 @@ Problems are drawn from a fixed seed, so that a run repeats.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial as partial_of
 from typing import Any
 
 import pytest
@@ -15,7 +16,8 @@ from torch import Tensor, func
 from torch.utils import _pytree as tree
 
 import xfn
-from xfn import bias, random
+from xfn import bias, layout, random
+from xfn._core.tables import BLOCKS
 from xfn.bias import Bias
 
 from ..cases import error
@@ -48,6 +50,8 @@ class Problem:
     p: float
     sharpness: float | None
     seed: int
+    tiles: tuple[int, float, bool, bool] | None = None
+    """Of a layout: its block and density, whether heads differ, whether tiles are live in part."""
 
     @property
     def lengths(self) -> tuple[int, int]:
@@ -84,12 +88,24 @@ class Problem:
         }
         return sum((term() for name, term in terms.items() if name in self.biased), Bias.of(None))
 
+    def attend(self) -> Callable[..., Tensors]:
+        """Over the tiles that were drawn, if any were."""
+        if self.tiles is None:
+            return xfn.attention_with_lse
+        (M, N), (block, density, heads, partial) = self.lengths, self.tiles
+        generator = torch.Generator().manual_seed(self.seed)
+        shape = (self.shapes[0][-2] if heads else 1, -(-M // block), -(-N // block))
+        made = layout.Layout(torch.rand(shape, generator=generator) < density, block, (M, N))
+        if partial:
+            made = made & layout.from_mask(torch.rand((M, N), generator=generator) < max(0.5, density), block)
+        return partial_of(xfn.blocksparse_attention_with_lse, made)
+
     def call(self, backend: str) -> Callable[..., Tensors]:
-        key = random.key(self.seed) if self.p else None
+        key, attend = random.key(self.seed) if self.p else None, self.attend()
         scale = None if self.sharpness is None else self.sharpness * self.shapes[0][-1] ** -0.5
 
         def f(q: Tensor, k: Tensor, v: Tensor, *rest: Tensor) -> Tensors:
-            out, lse = xfn.attention_with_lse(q, k, v, self.bias(rest), self.p, scale, key=key, backend=backend)
+            out, lse = attend(q, k, v, self.bias(rest), self.p, scale, key=key, backend=backend)
             return out, torch.where(lse == -torch.inf, 0, lse)
 
         return f
@@ -155,6 +171,7 @@ def problems(
         p=draw(st.sampled_from([0.0, 0.0, 0.3])),
         sharpness=draw(st.sampled_from([None, None, 2.0, 0.5, 0.0, -1.0])),
         seed=draw(st.integers(0, 1000)),
+        tiles=draw(st.none() | st.tuples(st.sampled_from(BLOCKS), st.floats(0.0, 1.0), st.booleans(), st.booleans())),
     )
 
 

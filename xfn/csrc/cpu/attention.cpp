@@ -167,6 +167,37 @@ struct Call {
     alive.push_back(*from);
     to = {(const int64_t*)from->const_data_ptr(), examples(*from, 1), step(*from, -1)};
   }
+  // The part of the tiles that are live, of 64 rows at most.
+  static double density(const Tensor& live) {
+    const int64_t heads = live.size(-3), rows = live.size(-2), columns = live.size(-1), all = heads * rows;
+    const int64_t some = std::min<int64_t>(all, 64);
+    int64_t count = 0;
+    for (int64_t i = 0; i < some; i++) {
+      const int64_t at = all * i / some;
+      const auto* row =
+          (const uint8_t*)live.const_data_ptr() + at / rows * live.stride(-3) + at % rows * live.stride(-2);
+      for (int64_t j = 0; j < columns; j++) count += row[j];
+    }
+    return some * columns > 0 ? (double)count / (double)(some * columns) : 0;
+  }
+  void layout(const Maybe& blocks, const Maybe& index, const Maybe& words, int64_t size) {
+    if (!blocks) return;
+    STD_TORCH_CHECK(blocks->scalar_type() == ScalarType::Bool, "the tiles of a layout are boolean");
+    xfn::Layout& y = p.layout;
+    const Tensor& live = dense_last(*blocks);
+    y.live = (const uint8_t*)live.const_data_ptr(), y.batch = examples(live, 3);
+    y.head = step(live, -3), y.row = step(live, -2), y.columns = live.size(-1), y.size = size;
+    while (1 << y.shift < size) y.shift++;
+    y.density = density(live);
+    if (!index) return;
+    STD_TORCH_CHECK(index->scalar_type() == ScalarType::Int && words->scalar_type() == ScalarType::Int,
+                    "the bits of a layout are int32");
+    const Tensor& place = dense_last(*index);
+    y.index = (const int32_t*)place.const_data_ptr(), y.index_batch = examples(place, 3);
+    y.index_head = step(place, -3), y.index_row = step(place, -2);
+    const Tensor& bits = alive.emplace_back(words->is_contiguous() ? *words : packed(*words));
+    y.words = (const uint32_t*)bits.const_data_ptr(), y.words_batch = examples(bits, 3);
+  }
   void key(const Maybe& from) {
     if (!from) return;
     const Tensor& t = dense_last(*from);
@@ -259,7 +290,7 @@ struct Call {
     if (p.turns) p.turns_B = turns_B, p.turns_G = turns_G;
     const bool own = p.alone && t.scalar_type() == q.scalar_type(), wide = q.scalar_type() == ScalarType::Double;
     Tensor sum = make(shape, own ? t.scalar_type() : wide ? ScalarType::Double : ScalarType::Float);
-    if (p.turns || p.lo.data || p.hi.data || !p.M || !p.N || !p.B || !p.H) ts::zero_(sum);
+    if (p.turns || p.lo.data || p.hi.data || p.layout.live || !p.M || !p.N || !p.B || !p.H) ts::zero_(sum);
     return sum;
   }
 };
@@ -267,22 +298,25 @@ struct Call {
 // The arguments that every member begins with.
 #define OPERANDS                                                                                               \
   const Tensor &q, const Tensor &k, const Tensor &v, const Maybe &dense, const Maybe &slopes, const Maybe &lo, \
-      const Maybe &hi, const Maybe &key, const Maybe &spoilt, const Maybe &unsound
+      const Maybe &hi, const Maybe &key, const Maybe &blocks, const Maybe &index, const Maybe &words,          \
+      const Maybe &spoilt, const Maybe &unsound
 #define OUTPUTS(y) const Tensor &y##out, const Tensor &y##lse
 #define COTANGENT(y) const Maybe &y##out, const Maybe &y##lse
 #define TANGENT(t) \
   const Maybe &t##q, const Maybe &t##k, const Maybe &t##v, const Maybe &t##dense, const Maybe &t##slopes
-#define BEGIN(extra)                                                                      \
-  Call call(q, k, v, scale, threshold);                                                   \
-  auto& p = call.p;                                                                       \
-  for (const Maybe& t : {Maybe(q), Maybe(k), Maybe(v), dense}) call.meet(t, 3);           \
-  for (const Maybe& t : {slopes, lo, hi, key}) call.meet(t, 1);                           \
-  call.meet(spoilt, 2), call.meet(unsound, 2);                                            \
-  extra;                                                                                  \
-  call.count();                                                                           \
-  call.set(p.x.q, q), call.set(p.x.k, k), call.set(p.x.v, v), call.set(p.x.dense, dense), \
-      call.set(p.x.slopes, slopes, 1);                                                    \
-  call.set(p.x.spoilt, spoilt), call.set(p.x.unsound, unsound), call.set(p.lo, lo), call.set(p.hi, hi), call.key(key)
+#define BEGIN(extra)                                                                                                   \
+  Call call(q, k, v, scale, threshold);                                                                                \
+  auto& p = call.p;                                                                                                    \
+  for (const Maybe& t : {Maybe(q), Maybe(k), Maybe(v), dense}) call.meet(t, 3);                                        \
+  for (const Maybe& t : {slopes, lo, hi, key}) call.meet(t, 1);                                                        \
+  for (const Maybe& t : {blocks, index, words}) call.meet(t, 3);                                                       \
+  call.meet(spoilt, 2), call.meet(unsound, 2);                                                                         \
+  extra;                                                                                                               \
+  call.count();                                                                                                        \
+  call.set(p.x.q, q), call.set(p.x.k, k), call.set(p.x.v, v), call.set(p.x.dense, dense),                              \
+      call.set(p.x.slopes, slopes, 1);                                                                                 \
+  call.set(p.x.spoilt, spoilt), call.set(p.x.unsound, unsound), call.set(p.lo, lo), call.set(p.hi, hi), call.key(key), \
+      call.layout(blocks, index, words, size)
 #define MEET_Y(y) call.meet(y##out, 3), call.meet(y##lse, 2)
 #define MEET_T(t) \
   call.meet(t##q, 3), call.meet(t##k, 3), call.meet(t##v, 3), call.meet(t##dense, 3), call.meet(t##slopes, 1)
@@ -318,27 +352,28 @@ Five inward(Call& call, xfn::Member member, const Maybe& bias, int64_t need) {
   return {dq, dk, dv, dense, slopes, call.broken};
 }
 
-Pair forward(OPERANDS, double scale, int64_t threshold) {
+Pair forward(OPERANDS, double scale, int64_t threshold, int64_t size) {
   BEGIN((void)0);
   return outward(call, xfn::Member::forward);
 }
-Five backward(OPERANDS, OUTPUTS(), COTANGENT(d_), double scale, int64_t threshold, int64_t need) {
+Five backward(OPERANDS, OUTPUTS(), COTANGENT(d_), double scale, int64_t threshold, int64_t size, int64_t need) {
   BEGIN((MEET_Y(), MEET_Y(d_)));
   SET_Y(p.y, ), SET_Y(p.dy, d_);
   return inward(call, xfn::Member::backward, dense, need);
 }
-Pair jvp(OPERANDS, OUTPUTS(), TANGENT(t_), double scale, int64_t threshold) {
+Pair jvp(OPERANDS, OUTPUTS(), TANGENT(t_), double scale, int64_t threshold, int64_t size) {
   BEGIN((MEET_Y(), MEET_T(t_)));
   SET_Y(p.y, ), SET_T(p.u, t_);
   return outward(call, xfn::Member::jvp);
 }
 Five hvp(OPERANDS, OUTPUTS(), OUTPUTS(t_), COTANGENT(d_), TANGENT(t_), COTANGENT(td_), double scale, int64_t threshold,
-         int64_t need) {
+         int64_t size, int64_t need) {
   BEGIN((MEET_Y(), MEET_Y(t_), MEET_Y(d_), MEET_T(t_), MEET_Y(td_)));
   SET_Y(p.y, ), SET_Y(p.uy, t_), SET_Y(p.dy, d_), SET_T(p.u, t_), SET_Y(p.tdy, td_);
   return inward(call, xfn::Member::hvp, dense, need);
 }
-Pair jvp2(OPERANDS, OUTPUTS(), OUTPUTS(u_), OUTPUTS(w_), TANGENT(u_), TANGENT(w_), double scale, int64_t threshold) {
+Pair jvp2(OPERANDS, OUTPUTS(), OUTPUTS(u_), OUTPUTS(w_), TANGENT(u_), TANGENT(w_), double scale, int64_t threshold,
+          int64_t size) {
   BEGIN((MEET_Y(), MEET_Y(u_), MEET_Y(w_), MEET_T(u_), MEET_T(w_)));
   SET_Y(p.y, ), SET_Y(p.uy, u_), SET_Y(p.wy, w_), SET_T(p.u, u_), SET_T(p.w, w_);
   return outward(call, xfn::Member::jvp2);
@@ -348,24 +383,24 @@ Pair jvp2(OPERANDS, OUTPUTS(), OUTPUTS(u_), OUTPUTS(w_), TANGENT(u_), TANGENT(w_
 // three gradients are needed, and in their operands' shapes.
 std::tuple<Tensor, Tensor> bare(const Tensor& q, const Tensor& k, const Tensor& v, double scale) {
   const Maybe none;
-  auto [out, lse, _] = forward(q, k, v, none, none, none, none, none, none, none, scale, 0);
+  auto [out, lse, _] = forward(q, k, v, none, none, none, none, none, none, none, none, none, none, scale, 0, 0);
   return {out, lse};
 }
 std::tuple<Tensor, Tensor, Tensor, bool> bare_backward(const Tensor& q, const Tensor& k, const Tensor& v, OUTPUTS(),
                                                        COTANGENT(d_), double scale, int64_t need) {
   const Maybe none;
-  auto [dq, dk, dv, dense, slopes, _] =
-      backward(q, k, v, none, none, none, none, none, none, none, out, lse, d_out, d_lse, scale, 0, need);
+  auto [dq, dk, dv, dense, slopes, _] = backward(q, k, v, none, none, none, none, none, none, none, none, none, none,
+                                                 out, lse, d_out, d_lse, scale, 0, 0, need);
   const auto alike = [](const Tensor& a, const Tensor& b) { return a.dim() == b.dim() && a.numel() == b.numel(); };
   return {dq, dk, dv, alike(dq, q) && alike(dk, k) && alike(dv, v)};
 }
 
 #define S_OPERANDS \
-  "Tensor q, Tensor k, Tensor v, Tensor? dense, Tensor? slopes, Tensor? lo, Tensor? hi, Tensor? key, Tensor? spoilt, Tensor? unsound"
+  "Tensor q, Tensor k, Tensor v, Tensor? dense, Tensor? slopes, Tensor? lo, Tensor? hi, Tensor? key, Tensor? blocks, Tensor? index, Tensor? words, Tensor? spoilt, Tensor? unsound"
 #define S_OUTPUTS(y) ", Tensor " y "out, Tensor " y "lse"
 #define S_COTANGENT(y) ", Tensor? " y "out, Tensor? " y "lse"
 #define S_TANGENT(t) ", Tensor? " t "q, Tensor? " t "k, Tensor? " t "v, Tensor? " t "dense, Tensor? " t "slopes"
-#define S_END ", float scale, int threshold"
+#define S_END ", float scale, int threshold, int size"
 #define S_OUTWARD ") -> (Tensor, Tensor, bool)"
 #define S_INWARD ", int need) -> (Tensor, Tensor, Tensor, Tensor, Tensor, bool)"
 

@@ -22,7 +22,7 @@ template <class Kind> struct Split {
   static Split of(const Problem& p) {
     const long R = p.H / p.G * p.M, size = sizeof(typename Kind::T);
     Split s;
-    if (!R || R > FEW) return s;
+    if (!R || R > FEW || p.layout.live) return s;
     const bool beside = p.x.k.head <= p.x.k.length;
     s.heads = beside ? std::clamp<long>(std::min(PAGE / (p.K * size), ROWS / R), 1, p.G) : 1;
     s.blocks = (p.G + s.heads - 1) / s.heads, s.width = up(p.V, L<S> * Kind::PAIR);

@@ -45,6 +45,8 @@ struct Task {
     result(p.dk, p.K), result(p.dv, p.V);
     return ahead;
   }
+  // By how many queries a key is read.
+  static double rows(const Problem& p) { return (double)(p.H / p.G * p.M) * p.layout.density; }
   template <class Kind> static bool small(const Problem& p) {
     const long rows = p.H / p.G * p.M, row = (p.K + p.V) * sizeof(typename Kind::T);
     return p.N * row <= 65536 && rows * row <= 65536;
@@ -72,7 +74,7 @@ template <class Kind> size_t forward(const Problem& p, int64_t index, Arena aren
   Weights<Kind> w(BLOCK, false, true, arena);
   S shrink[LANES];
   const auto [n0, n1] = counts ? std::pair<long, long>(0, p.N) : task.keys(p, tile);
-  const long rows = p.H / p.G * p.M;  // keys are read once by each tile of them; values, where not woven, more often
+  const double rows = Task::rows(p);  // keys are read once by each tile of them; values, where not woven, more often
   const auto keys = [&, n0 = n0, n1 = n1](const Sequence& t, long features, bool by_key, bool often) {
     return Keys<Kind>::of(t, task.b, task.g, n0, n1, features, by_key, often, arena);
   };
@@ -98,7 +100,7 @@ template <class Kind> size_t forward(const Problem& p, int64_t index, Arena aren
     if (!small) {
       ahead = Ahead();
       if (t + 1 < task.t1) task.fetch<Kind>(ahead, p, (t + 1) * LANES, LANES);
-      ahead.within((tile.last - tile.first) * steps);
+      ahead.within((long)((tile.last - tile.first) * steps * p.layout.density));
     }
     tile.pack_lanes(x.q, p.K, q);
     softmax.begin();
@@ -109,9 +111,9 @@ template <class Kind> size_t forward(const Problem& p, int64_t index, Arena aren
       for (long f = 0; f < p.V; f++) store(o + f * LANES + u * L<S>, load(o + f * LANES + u * L<S>) * by);
     };
 
-    for (long n = tile.first; n < tile.last; n += BLOCK) {
-      tile.find(n, std::min(n + BLOCK, tile.last));
+    for (tile.start(); tile.advance();) {
       for (const Run& run : tile) {
+        const long n = run.n;
         const int tall = softmax.fuses ? STEP : run.rows;  // a bias is read along its rows
         for (int at = run.at, done; at < run.at + run.rows; at += done) {
           const S* from = k.at(n + at);
@@ -128,6 +130,7 @@ template <class Kind> size_t forward(const Problem& p, int64_t index, Arena aren
       }
 
       for (const Run& r : tile) {
+        const long n = r.n;
         if (fresh && r.v1 - r.v0 < tile.vectors) std::memset(o, 0, p.V * LANES * sizeof(S)), fresh = false;
         gemm<Kind>(v.pairs_at(n + r.at), 1, v.column, w.keys + r.at / Kind::PAIR * LANES + r.v0 * L<S>, LANES,
                    (r.rows + Kind::PAIR - 1) / Kind::PAIR, o + r.v0 * L<S>, LANES, p.V, (r.v1 - r.v0) * L<S>, !fresh,

@@ -36,7 +36,7 @@ template <class Kind, bool second> size_t gradient(const Problem& p, int64_t ind
   typedef typename Kind::S S;
   const bool counts = !arena.front;
   const Task task = Task::of<Kind>(p, index);
-  const bool often = p.H / p.G * p.M > 16;
+  const bool often = Task::rows(p) > (p.layout.live ? LANES : 16);
   Tile<Kind> tile(p, task.b, task.g);
   Slope<Kind, second> at(p, true, arena);
   S* sums = arena.take<S>(p.K * LANES);
@@ -82,12 +82,12 @@ template <class Kind, bool second> size_t gradient(const Problem& p, int64_t ind
     if (!small) {
       ahead = Ahead();
       if (t + 1 < task.t1) task.fetch<Kind>(ahead, p, (t + 1) * LANES, LANES);
-      ahead.within((tile.last - tile.first) * steps);
+      ahead.within((long)((tile.last - tile.first) * steps * p.layout.density));
     }
     bool begun = false;
-    for (long n = tile.first; n < tile.last; n += BLOCK) {
-      tile.find(n, std::min(n + BLOCK, tile.last));
+    for (tile.start(); tile.advance();) {
       for (const Run& r : tile) {
+        const long n = r.n;
         const long lanes = (r.v1 - r.v0) * L<S>, l0 = r.v0 * L<S>, key = n + r.at;
         at.run(tile, r, n, k, v, tk, tv);
         if (p.dense) lay(r, n);
@@ -184,9 +184,9 @@ template <class Kind, bool second> size_t dense_gradient(const Problem& p, int64
       for (long t = part; t < tiles; t += parts) {
         tile.set_of(h, t);
         at.begin(tile);
-        for (long n = tile.first; n < tile.last; n += BLOCK) {
-          tile.find(n, std::min(n + BLOCK, tile.last));
+        for (tile.start(); tile.advance();) {
           for (const Run& r : tile) {
+            const long n = r.n;
             at.run(tile, r, n, k, v, tk, tv);
             for (int j = r.at; j < r.at + r.rows; j++)
               for (int u = r.v0; u < r.v1; u++) {

@@ -36,6 +36,20 @@ struct Bound {  // int64 [..., queries]
   int64_t query = 0;
 };
 
+struct Layout {                   // [..., heads, rows, columns] of tiles, `size` queries by `size` keys each
+  const uint8_t* live = nullptr;  // absent: all is live
+  const int64_t* batch = nullptr;
+  int64_t head = 0, row = 0;
+  const int32_t* index = nullptr;  // where a tile that is live in part has its words; < 0: it is live throughout
+  const int64_t* index_batch = nullptr;
+  int64_t index_head = 0, index_row = 0;
+  const uint32_t* words = nullptr;  // [tiles, size, (size + 31) / 32]: bit j of word w is key 32 w + j
+  const int64_t* words_batch = nullptr;
+  int64_t size = 0, columns = 0;
+  int shift = 0;       // size = 1 << shift
+  double density = 1;  // of a sample of the rows
+};
+
 struct Operands {  // x, or a tangent of x; what is absent has no data
   Sequence q, k, v;
   Square dense;
@@ -59,6 +73,7 @@ struct Problem {
   Operands x, u, w;  // u: a tangent of x; w: a second one
   Outputs y, uy, wy, dy, tdy;
   Bound lo, hi;
+  Layout layout;
   const int64_t* key;  // two words per example, or null: no dropout
   const int64_t* key_batch;
 

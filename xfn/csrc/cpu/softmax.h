@@ -73,7 +73,7 @@ template <class Kind> struct Softmax {
   Vec<I> seen[VECTORS];
 
   bool hides(const Run& r, int u, long n) const {
-    return mask || r.rows < STEP || (r.masked && !tile.covers(u, n + r.at, n + r.at + r.rows));
+    return mask || r.cut || r.rows < STEP || (r.masked && !tile.covers(u, n + r.at, n + r.at + r.rows));
   }
 
   template <bool hides, bool plain, class Shrink> void soften(const Run& r, int u, long n, const Shrink& shrink) {

@@ -12,7 +12,7 @@ template <class Kind, bool second> size_t tangent(const Problem& p, int64_t inde
   typedef typename Kind::S S;
   const bool counts = !arena.front;
   const Task task = Task::of<Kind>(p, index);
-  const bool often = p.H / p.G * p.M > 16;
+  const bool often = Task::rows(p) > (p.layout.live ? LANES : 16);
   Tile<Kind> tile(p, task.b, task.g);
   const Operands none{}, &w = second ? p.w : none;
   const auto lanes = [&](const Sequence& t) { return t.data ? arena.take<S>((p.K + 1) * LANES) : nullptr; };
@@ -52,9 +52,9 @@ template <class Kind, bool second> size_t tangent(const Problem& p, int64_t inde
     ahead.within((tile.last - tile.first) * p.V * Tile<Kind>::VECTORS / Kind::PAIR);
     const auto beside = [&](long steps) INLINE_LAMBDA { ahead(steps); };
 
-    for (long n = tile.first; n < tile.last; n += BLOCK) {
-      tile.find(n, std::min(n + BLOCK, tile.last));
+    for (tile.start(); tile.advance();) {
       for (const Run& r : tile) {
+        const long n = r.n;
         const long width = (r.v1 - r.v0) * L<S>, l0 = r.v0 * L<S>, key = n + r.at;
         const auto product = [&](const Keys<Kind>& a, const S* b, S* to, bool add) {
           if (!a || !b) return add;

@@ -6,12 +6,15 @@ namespace {
 constexpr long BLOCK = 128;  // keys at a time
 constexpr int STEP = 16;     // keys that are skipped, or masked, together
 
-struct Run {  // keys [at, at + rows) of a block against vectors [v0, v1) of lanes
+struct Run {  // rows [at, at + rows) of a block, keys n + at and on, against vectors [v0, v1) of lanes
   int at, rows, v0, v1;
-  bool masked;
-  Run part(int from, int most) const { return {from, std::min(most, at + rows - from), v0, v1, masked}; }
+  bool masked;       // some lanes do not see some keys,
+  bool cut = false;  // as a layout says
+  long n = 0;
+  Run part(int from, int most) const { return {from, std::min(most, at + rows - from), v0, v1, masked, cut, n}; }
   bool alike(const Run& next) const {
-    return v0 == next.v0 && v1 == next.v1 && masked == next.masked && at + rows == next.at;
+    return v0 == next.v0 && v1 == next.v1 && masked == next.masked && cut == next.cut && at + rows == next.at &&
+           n == next.n;
   }
 };
 
@@ -38,6 +41,7 @@ INLINE void philox(const int64_t* key, long n8, long m, long h, uint32_t (&words
 }
 
 template <class Kind> struct Bias;
+template <class Kind> struct Walk;
 
 // Aligned, for g++ 12 else reads its arrays as if they were, and does not place them so.
 template <class Kind> struct alignas(64) Tile {
@@ -54,6 +58,9 @@ template <class Kind> struct alignas(64) Tile {
   long first, last;  // the keys that any lane sees
   Run runs[BLOCK / STEP];
   int found;  // how many runs the block has
+
+  Lines lines;    // of a layout
+  long next = 0;  // the first key that was not looked at
 
   Tile(const Problem& p, long b, long g) : p(p), b(b), g(g) {}
 
@@ -75,6 +82,10 @@ template <class Kind> struct alignas(64) Tile {
         m[i] = (int)query, h[i] = (int)head;
         if (i + 1 < count && ++query == p.M) query = 0, head++;
       }
+    set_bounds();
+    if (p.layout.live) Walk<Kind>{*this}.begin();
+  }
+  void set_bounds() {
     bound(p.lo, lo, 0), bound(p.hi, hi, p.N);
     if (!p.lo.data && !p.hi.data) {
       first = 0, last = p.N;
@@ -100,15 +111,26 @@ template <class Kind> struct alignas(64) Tile {
   const Run* begin() const { return runs; }
   const Run* end() const { return runs + found; }
 
-  // Whether every lane of vector v sees all keys [n0, n1).
+  // Whether any lane of vector v sees any of the keys [n0, n1), and whether every lane sees them all, by their bounds.
+  bool sees(int v, long n0, long n1) const { return least_lo[v] < n1 && most_hi[v] > n0; }
   bool covers(int v, long n0, long n1) const { return most_lo[v] <= n0 && least_hi[v] >= n1; }
+
+  // The next block of keys: the next BLOCK of them, or of a layout as many that are live.
+  void start() { next = first; }
+  bool advance() {
+    if (p.layout.live) return Walk<Kind>{*this}.gather();
+    if (next >= last) return false;
+    find(next, std::min(next + BLOCK, last));
+    next += BLOCK;
+    return true;
+  }
 
   // The runs of keys [n0, n1).
   void find(long n0, long n1) {
     found = 0;
     for (long n = n0; n < n1; n += STEP) {
       const long end = std::min(n + STEP, n1);
-      Run run{(int)(n - n0), (int)(end - n), VECTORS, 0, false};
+      Run run{(int)(n - n0), (int)(end - n), VECTORS, 0, false, false, n0};
       for (int v = 0; v < vectors; v++)
         if (least_lo[v] < end && most_hi[v] > n) run.v0 = std::min(run.v0, v), run.v1 = v + 1;
       for (int v = run.v0; v < run.v1; v++) run.masked |= most_lo[v] > n || least_hi[v] < end;
@@ -189,12 +211,17 @@ template <class Kind> struct alignas(64) Tile {
     const Vec<I> start = splat<I>((I)(n0 + r.at)), end = splat<I>(r.rows), none{}, one = splat<I>(1);
     const Vec<I> from = smaller(larger(load(lo + v * L<S>) - start, none), end);
     const Vec<I> to = smaller(larger(load(hi + v * L<S>) - start, from), end);
-    const Vec<I> bits = (one << to) - (one << from);
+    Vec<I> bits = (one << to) - (one << from);
+    if (r.cut) bits &= Walk<Kind>::shown(*this, r, v);
     return mask ? bits & Bias<Kind>{*this}.flags(*mask, v, n0 + r.at, r.rows) : bits;
   }
 
   // −∞ where a lane does not see a key.
-  void mask(S* s, const Run& r, long n0) const {
+  void mask(S* s, const Run& run, long n0) const {
+    if (run.cut) Walk<Kind>::hide(*this, s, run);
+    if (p.lo.data || p.hi.data) mask_bounds(s, run, n0);
+  }
+  void mask_bounds(S* s, const Run& r, long n0) const {
     for (int v = r.v0; v < r.v1; v++) {
       const Vec<I> from = load(lo + v * L<S>), to = load(hi + v * L<S>);
       for (int n = r.at; n < r.at + r.rows; n++) {

@@ -44,28 +44,31 @@ def certain(device: str, given: tuple[str, ...]) -> bool:
     return device == "cpu" and "dense" not in given
 
 
-def forward(x: Group, c: Group, *, p: float, scale: float) -> Sequence[Tensor]:
-    if _bare(x, c):
+def forward(x: Group, c: Group, *, p: float, scale: float, block: float = 0.0) -> Sequence[Tensor]:
+    if not block and _bare(x, c):
         return BARE(x[0], x[1], x[2], scale)  # type: ignore[no-any-return]
-    call = lambda x, y, marks: FORWARD(*_wide(x[0], x[0]), *c, *marks, scale, _threshold(c, p))
+    numbers = _numbers(c, p, scale, block)
+    call = lambda x, y, marks: FORWARD(*_wide(x[0], x[0]), *_given(c, marks), *numbers)
     return _run(call, c, [x], [])
 
 
-def backward(x: Group, c: Group, y: Group, dy: Group, needs: Sequence[bool], *, p: float, scale: float) -> list[Maybe]:
-    if _bare(x, c):
+def backward(
+    x: Group, c: Group, y: Group, dy: Group, needs: Sequence[bool], *, p: float, scale: float, block: float = 0.0
+) -> list[Maybe]:
+    if not block and _bare(x, c):
         *grads, whole = BARE_BACKWARD(x[0], x[1], x[2], *y, *dy, scale, needs[0] | needs[1] << 1 | needs[2] << 2)
         return [*grads, None, None] if whole else _fit(grads, x, needs)
 
     def call(xs: Groups, ys: Groups, marks: Group) -> Results:
-        args = (*_wide(xs[0], xs[0]), *c, *marks, *ys[0], *ys[1], scale, _threshold(c, p), _bits(needs))
+        args = (*_wide(xs[0], xs[0]), *_given(c, marks), *ys[0], *ys[1], *_numbers(c, p, scale, block), _bits(needs))
         return BACKWARD(*args)  # type: ignore[no-any-return]
 
     return _fit(_run(call, c, [x], [y, dy]), x, needs)
 
 
-def jvp(x: Group, c: Group, y: Group, tx: Group, *, p: float, scale: float) -> Sequence[Tensor]:
+def jvp(x: Group, c: Group, y: Group, tx: Group, *, p: float, scale: float, block: float = 0.0) -> Sequence[Tensor]:
     def call(xs: Groups, ys: Groups, marks: Group) -> Results:
-        args = (*_wide(xs[0], xs[0]), *c, *marks, *ys[0], *_wide(xs[1], xs[0]), scale, _threshold(c, p))
+        args = (*_wide(xs[0], xs[0]), *_given(c, marks), *ys[0], *_wide(xs[1], xs[0]), *_numbers(c, p, scale, block))
         return JVP(*args)  # type: ignore[no-any-return]
 
     return _run(call, c, [x, tx], [y])
@@ -73,22 +76,29 @@ def jvp(x: Group, c: Group, y: Group, tx: Group, *, p: float, scale: float) -> S
 
 def hvp(
     x: Group, c: Group, y: Group, ty: Group, dy: Group, tx: Group, tdy: Group, needs: Sequence[bool],
-    *, p: float, scale: float,
+    *, p: float, scale: float, block: float = 0.0,
 ) -> list[Maybe]:  # fmt: skip
     def call(xs: Groups, ys: Groups, marks: Group) -> Results:
         y, ty, dy, tdy = ys
-        args = (*_wide(xs[0], xs[0]), *c, *marks, *y, *ty, *dy, *_wide(xs[1], xs[0]), *tdy)
-        return HVP(*args, scale, _threshold(c, p), _bits(needs))  # type: ignore[no-any-return]
+        args = (*_wide(xs[0], xs[0]), *_given(c, marks), *y, *ty, *dy, *_wide(xs[1], xs[0]), *tdy)
+        return HVP(*args, *_numbers(c, p, scale, block), _bits(needs))  # type: ignore[no-any-return]
 
     return _fit(_run(call, c, [x, tx], [y, ty, dy, tdy]), x, needs)
 
 
 def jvp2(
-    x: Group, c: Group, y: Group, uy: Group, wy: Group, ux: Group, wx: Group, *, p: float, scale: float
-) -> Sequence[Tensor]:
+    x: Group, c: Group, y: Group, uy: Group, wy: Group, ux: Group, wx: Group,
+    *, p: float, scale: float, block: float = 0.0,
+) -> Sequence[Tensor]:  # fmt: skip
     def call(xs: Groups, ys: Groups, marks: Group) -> Results:
         tangents = (*_wide(xs[1], xs[0]), *_wide(xs[2], xs[0]))
-        args = (*_wide(xs[0], xs[0]), *c, *marks, *(t for y in ys for t in y), *tangents, scale, _threshold(c, p))
+        args = (
+            *_wide(xs[0], xs[0]),
+            *_given(c, marks),
+            *(t for y in ys for t in y),
+            *tangents,
+            *_numbers(c, p, scale, block),
+        )
         return JVP2(*args)  # type: ignore[no-any-return]
 
     return _run(call, c, [x, ux, wx], [y, uy, wy])
@@ -102,7 +112,7 @@ def _bare(x: Group, c: Group) -> bool:
 def _run(call: Callable[[Groups, Groups, Group], Results], c: Group, xs: Groups, ys: Groups) -> list[Tensor]:
     """The results of a call; of a clean one, where a mask is to hide what is not finite."""
     *found, leaked = call(xs, ys, (None, None))
-    if leaked and any(t is not None for t in (xs[0][3], *c[:2])):
+    if leaked and any(t is not None for t in (xs[0][3], *c[:2], *c[3:4])):
         *found, _ = call(*_clean(xs, ys))
     return found
 
@@ -130,8 +140,13 @@ def _wide(x: Group, like: Group) -> Group:
     return [*x[:4], slopes.to(wide(q.dtype))]
 
 
-def _threshold(c: Group, p: float) -> int:
-    return 0 if c[2] is None else threshold(p)
+def _given(c: Group, marks: Group) -> Group:
+    """Bounds, key, and of a layout its tiles and their bits, whose lists are not read here; then the marks."""
+    return [*[*c, None, None, None][:6], *marks]
+
+
+def _numbers(c: Group, p: float, scale: float, block: float) -> tuple[float, int, int]:
+    return scale, 0 if c[2] is None else threshold(p), int(block)
 
 
 def _bits(needs: Sequence[bool]) -> int:
