@@ -47,7 +47,7 @@ class Goal:
     """Our time against another's: it takes at least ``bound`` times ours, or ours is at most ``bound`` times its own.
 
     ``of`` is a peer, a call beside, the best peer, or the limit, of which ours reaches a share. ``scale`` shrinks the
-    other's time to what ours is to be compared with.
+    other's time to what ours is to be compared with, and ``spare`` seconds of ours do not count.
     """
 
     of: str
@@ -55,12 +55,14 @@ class Goal:
     stretch: float | None = None
     most: bool = False
     scale: float = 1.0
+    spare: float = 0.0
 
     def __str__(self) -> str:
         if self.of == LIMIT:
             return f"≥ {self.bound:.0%} of limit"
         scale = "" if self.scale == 1 else f"{self.scale:.3f} "
-        return f"{'≤' if self.most else '≥'} {self.bound:g}× {scale}{self.of}"
+        spare = f" + {self.spare * 1e3:g} ms" if self.spare else ""
+        return f"{'≤' if self.most else '≥'} {self.bound:g}× {scale}{self.of}{spare}"
 
     def holds(self, value: float, bound: float) -> bool:
         return value <= bound if self.most else value >= bound
@@ -71,9 +73,9 @@ def faster(bound: float, stretch: float | None = None, of: str = BEST) -> Goal:
     return Goal(of, bound, stretch)
 
 
-def within(bound: float, of: str, stretch: float | None = None, scale: float = 1.0) -> Goal:
-    """Ours takes at most ``bound`` times what ``scale`` of the other takes."""
-    return Goal(of, bound, stretch, most=True, scale=scale)
+def within(bound: float, of: str, stretch: float | None = None, scale: float = 1.0, spare: float = 0.0) -> Goal:
+    """Ours takes at most ``bound`` times what ``scale`` of the other takes, and ``spare`` seconds more."""
+    return Goal(of, bound, stretch, most=True, scale=scale, spare=spare)
 
 
 def share(bound: float) -> Goal:
@@ -220,7 +222,7 @@ def judge(goal: Goal, ours: float, other: float | None, share: float | None) -> 
     elif other is None:
         value = None
     else:
-        value = ours / (goal.scale * other) if goal.most else goal.scale * other / ours
+        value = (ours - goal.spare) / (goal.scale * other) if goal.most else goal.scale * other / ours
     met = None if value is None else goal.holds(value, goal.bound)
     stretch = None if value is None or goal.stretch is None else goal.holds(value, goal.stretch)
     return Verdict(str(goal), goal.of, goal.bound, value, met, stretch)

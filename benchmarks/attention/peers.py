@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
 Attend = Callable[..., Tensor]
 Index = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
@@ -65,18 +65,25 @@ def softmax(mask: Tensor | None = None, p: float = 0.0) -> Attend:
     return attend
 
 
-def flex(M: int, N: int, keep: Index | None = None, score: Callable[..., Tensor] | None = None) -> Attend:
+def flex(
+    M: int,
+    N: int,
+    keep: Index | None = None,
+    score: Callable[..., Tensor] | None = None,
+    block_mask: BlockMask | None = None,
+) -> Attend:
     """flex_attention, compiled when first called, for these shapes alone.
 
     Args:
         keep: (b, h, m, n) -> where attention is allowed.
         score: (s, b, h, m, n) -> the logits to use.
+        block_mask: instead of keep.
     """
 
     @cache
     def compiled() -> tuple[Any, Any]:
         torch.compiler.reset()  # the rows before were compiled for other shapes
-        block = create_block_mask(keep, None, None, M, N, device="cpu") if keep else None
+        block = create_block_mask(keep, None, None, M, N, device="cpu") if keep else block_mask
         return torch.compile(flex_attention, dynamic=False), block
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
