@@ -23,6 +23,7 @@ void hand_out(const Problem& p, long head, long n0, long n1, long features, S ti
   Vec<S> broken{};
   for (long n = n0; n < n1; n++) {
     auto* row = (typename Kind::T*)to + ((head / p.G * p.N + n) * p.G + head % p.G) * features;
+    fetch(row + SOON * p.G * features, features);
     for (long f = 0; f < features; f += L<S>) {
       const Vec<S> x = sum(n, f) * times;
       broken += x - x;

@@ -131,6 +131,12 @@ struct Ahead {
   }
 };
 
+// A row that is needed soon, of those that lie too far apart for a prefetcher.
+constexpr long SOON = 16;
+template <class T> INLINE void fetch(const T* row, long features) {
+  for (long f = 0; f < features; f += 64 / (long)sizeof(T)) __builtin_prefetch(row + f, 0, 2);
+}
+
 // Rows of features as words of pairs of rows: word (i, f) holds f of rows 2i and 2i + 1. Without pairs, widened rows.
 template <class Kind, class T = typename Kind::T, class S = typename Kind::S>
 void interleave(const T* const* rows, long count, long features, S* to, long stride) {
@@ -179,7 +185,7 @@ template <class Kind> struct Keys {
     if (!rows) {
       k.rows = (const S*)from, k.row = t.length / Kind::PAIR;
     } else {
-      for (long n = 0; n < n1 - n0; n++)
+      for (long n = 0; n < n1 - n0; n++, fetch(from + (n + SOON) * t.length, features))
         for (long w = 0; w < words; w += L<S>)
           store(rows + n * row + w,
                 Kind::words(from + n * t.length + w * Kind::PAIR, (int)(features - w * Kind::PAIR)));
@@ -189,6 +195,7 @@ template <class Kind> struct Keys {
       k.columns = k.rows, k.column = k.row;
     } else if (by_key) {
       for (long n = 0; n < n1 - n0; n += 2) {
+        fetch(from + (n + SOON) * t.length, features), fetch(from + (n + SOON + 1) * t.length, features);
         const T* two[2] = {from + n * t.length, n + 1 < n1 - n0 ? from + (n + 1) * t.length : nullptr};
         interleave<Kind>(two, 2, features, columns + n / 2 * width, width);
       }
