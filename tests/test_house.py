@@ -24,6 +24,8 @@ FLOORS = {
 PEERS = {
     ("ops", "ops"),
     ("_core", "_core"),
+    ("patterns", "patterns"),
+    ("patterns", "random"),
     ("parts", "parts"),
     ("factory", "factory"),
     ("nn", "nn"),
@@ -146,7 +148,7 @@ def public() -> Iterator[tuple[str, Any]]:
             continue
         if not isinstance(value, ModuleType):
             yield f"xfn.{title}", value
-        elif title in ("bias", "layout", "random"):
+        elif title in ("bias", "layout", "patterns", "random"):
             for inner, thing in vars(value).items():
                 home = getattr(thing, "__module__", "")
                 if f"{home}.".startswith(f"{value.__name__}.") and not inner.startswith("_"):
@@ -176,6 +178,16 @@ def test_the_contract_is_there() -> None:
         "xfn.layout.causal": "(M, N=None, *, block, corner='top-left')",
         "xfn.layout.local": "(M, N=None, *, block, window)",
         "xfn.layout.from_mask": "(mask, block)",
+        "xfn.patterns.axial_2d": "(h, w)",
+        "xfn.patterns.local_1d": "(length, window)",
+        "xfn.patterns.local_2d": "(h, w, distance, p=2.0)",
+        "xfn.patterns.local_2d_gaussian": "(h, w, sigma=1.0)",
+        "xfn.patterns.random_from_probability": "(prob, nnz, key)",
+        "xfn.patterns.random": "(length, density, key)",
+        "xfn.patterns.causal_1d": "(length)",
+        "xfn.patterns.global_token": "(mask)",
+        "xfn.patterns.swin": "(h, w, window, shift=0)",
+        "xfn.patterns.dilated_2d": "(h, w, k=2)",
     }
     for title, want in wanted.items():
         signature = inspect.signature(FUNCTIONS[title])

@@ -2,6 +2,7 @@
 
 from . import bias as bias
 from . import layout as layout
+from . import patterns as patterns
 from . import random as random
 from ._core.errors import KeyRequired as KeyRequired
 from ._core.errors import ShapeError as ShapeError
