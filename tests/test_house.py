@@ -143,7 +143,7 @@ def test_no_comparison_is_thrown_away(path: Path) -> None:
 # The public surface.
 
 
-MODULES = ("bias", "layout", "patterns", "plot", "random")
+MODULES = ("bias", "layout", "patterns", "plot", "random", "compat.sparse_attention")
 
 
 def public() -> Iterator[tuple[str, Any]]:

@@ -162,13 +162,13 @@ def test_random_from_probability_draws_one_after_the_other() -> None:
 @pytest.mark.parametrize("causal", [False, True])
 def test_places_by_chance_are_as_many_as_asked_and_never_ahead(causal: bool) -> None:
     n, count = 12, 3
-    found = patterns.bigbird(n, window=1, edge=0, random=count, causal=causal, key=random.key(0))
+    found = patterns.bigbird(n, window=1, hubs=0, random=count, causal=causal, key=random.key(0))
     for m in range(n):
         seen = set(found[m].nonzero().flatten().tolist())
         may = m + 1 if causal else n
         assert max(seen) < may
         assert min(count, may) <= len(seen) <= min(count, may) + 1  # oneself is seen in any case
-    wide = patterns.variable(n, windows=[1], tokens=[], random=count, causal=causal, key=random.key(0))
+    wide = patterns.variable(n, windows=[1], hubs=[], random=count, causal=causal, key=random.key(0))
     assert torch.equal(wide, found)
 
 
@@ -305,11 +305,11 @@ def test_nothing_is_larger_than_the_distances(make: Callable[[int], Tensor]) -> 
         (lambda: patterns.fixed(8, 4, 2, 2), ValueError, "group=2 must be one of the 2"),
         (lambda: patterns.fixed(8, causal=True, horizontal=True), ValueError, "choose one"),
         (lambda: patterns.variable(8, []), ValueError, "at least one size"),
-        (lambda: patterns.variable(8, tokens=[1, 8]), ValueError, "tokens [8] are not among the 8 places"),
-        (lambda: patterns.longformer(8, tokens=[-1]), ValueError, "tokens [-1]"),
+        (lambda: patterns.variable(8, hubs=[1, 8]), ValueError, "hubs [8] are not among the 8 places"),
+        (lambda: patterns.longformer(8, hubs=[-1]), ValueError, "hubs [-1]"),
         (lambda: patterns.bigbird(8), KeyRequired, "pass key=random.key(seed)"),
         (lambda: patterns.bigbird(8, random=9), ValueError, "random=9 must lie between 0 and length=8"),
-        (lambda: patterns.bigbird(8, edge=9, random=0), ValueError, "edge=9"),
+        (lambda: patterns.bigbird(8, hubs=9, random=0), ValueError, "hubs=9"),
     ],
 )
 def test_what_is_refused(call: Callable[[], Tensor], error: type[Exception], text: str) -> None:

@@ -58,7 +58,7 @@ def fixed(
 def variable(
     length: int,
     windows: Sequence[int] = (4,),
-    tokens: Sequence[int] = (0,),
+    hubs: Sequence[int] = (0,),
     random: int = 0,
     *,
     causal: bool = False,
@@ -70,7 +70,7 @@ def variable(
     Args:
         length: of the sequence, in tokens or blocks.
         windows: their sizes; the last one goes on to the end.
-        tokens: the places that all see.
+        hubs: the places that all see.
         random: how many places each row sees by chance; no more than it may see when ``causal``.
         causal: whether the future is hidden.
         horizontal: whether the listed places see all, too.
@@ -84,7 +84,7 @@ def variable(
         KeyRequired: chance without a key.
 
     Example:
-        >>> variable(4, windows=[1, 2], tokens=[3]).long()
+        >>> variable(4, windows=[1, 2], hubs=[3]).long()
         tensor([[1, 0, 0, 1],
                 [0, 1, 1, 1],
                 [0, 1, 1, 1],
@@ -93,18 +93,18 @@ def variable(
     if not windows or min(windows) < 1:
         raise ValueError(f"windows={list(windows)} must be at least one size, each at least 1")
     local = _windows(length, windows) | _by_chance(length, random, causal, key)
-    return _whole(local, _listed(length, tokens), causal, horizontal)
+    return _whole(local, _listed(length, hubs), causal, horizontal)
 
 
 def bigbird(
-    length: int, window: int = 3, edge: int = 1, random: int = 1, *, causal: bool = False, key: Tensor | None = None
+    length: int, window: int = 3, hubs: int = 1, random: int = 1, *, causal: bool = False, key: Tensor | None = None
 ) -> Tensor:
     """Rows see their neighbours, the first places, and some by chance; the first see all (Zaheer et al., 2020).
 
     Args:
         length: of the sequence, in tokens or blocks.
         window: how many neighbours, oneself in their middle, so an odd number.
-        edge: how many first places see all and are seen by all.
+        hubs: how many first places see all and are seen by all.
         random: how many places each row sees by chance; no more than it may see when ``causal``.
         causal: whether the future is hidden.
         key: what chance is drawn with; required when ``random`` > 0.
@@ -123,19 +123,19 @@ def bigbird(
                 [1, 1, 1, 1],
                 [1, 0, 1, 1]])
     """
-    if not 0 <= edge <= length:
-        raise ValueError(f"edge={edge} must lie between 0 and length={length}")
+    if not 0 <= hubs <= length:
+        raise ValueError(f"hubs={hubs} must lie between 0 and length={length}")
     local = local_1d(length, window) | _by_chance(length, random, causal, key)
-    return _whole(local, _listed(length, range(edge)), causal, not causal)
+    return _whole(local, _listed(length, range(hubs)), causal, not causal)
 
 
-def longformer(length: int, window: int = 3, tokens: Sequence[int] = (0,), *, causal: bool = False) -> Tensor:
+def longformer(length: int, window: int = 3, hubs: Sequence[int] = (0,), *, causal: bool = False) -> Tensor:
     """Rows see their neighbours; the listed places see all and are seen by all (Beltagy et al., 2020).
 
     Args:
         length: of the sequence, in tokens or blocks.
         window: how many neighbours, oneself in their middle, so an odd number.
-        tokens: the places that see all.
+        hubs: the places that see all.
         causal: whether the future is hidden.
 
     Returns:
@@ -145,13 +145,13 @@ def longformer(length: int, window: int = 3, tokens: Sequence[int] = (0,), *, ca
         ValueError: an even window, or places that do not exist.
 
     Example:
-        >>> longformer(4, tokens=[3]).long()
+        >>> longformer(4, hubs=[3]).long()
         tensor([[1, 1, 0, 1],
                 [1, 1, 1, 1],
                 [0, 1, 1, 1],
                 [1, 1, 1, 1]])
     """
-    return _whole(local_1d(length, window), _listed(length, tokens), causal, not causal)
+    return _whole(local_1d(length, window), _listed(length, hubs), causal, not causal)
 
 
 def pool(mask: Tensor, block: int) -> Tensor:
@@ -241,11 +241,11 @@ def _windows(length: int, sizes: Sequence[int]) -> Tensor:
     return own[:, None] == own
 
 
-def _listed(length: int, tokens: Sequence[int]) -> Tensor:
-    if strange := [t for t in tokens if not 0 <= t < length]:
-        raise ValueError(f"tokens {strange} are not among the {length} places from 0 on")
+def _listed(length: int, hubs: Sequence[int]) -> Tensor:
+    if strange := [hub for hub in hubs if not 0 <= hub < length]:
+        raise ValueError(f"hubs {strange} are not among the {length} places from 0 on")
     seen = torch.zeros(length, dtype=torch.bool)
-    seen[list(tokens)] = True
+    seen[list(hubs)] = True
     return seen
 
 
