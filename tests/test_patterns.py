@@ -228,6 +228,21 @@ def test_variable_windows_and_listed_places() -> None:
         assert torch.equal(found, want)
 
 
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("length", [1, 4, 9])
+def test_places_that_see_all_and_are_seen_by_all(length: int, causal: bool) -> None:
+    hubs = {0, length - 1}
+    want = table(
+        lambda m, n: (abs(m - n) <= 2 or m in hubs or n in hubs) and (n <= m or not causal), list(range(length))
+    )
+    assert torch.equal(patterns.longformer(length, 5, sorted(hubs), causal=causal), want)
+    count = min(2, length)
+    want = table(
+        lambda m, n: (abs(m - n) <= 1 or m < count or n < count) and (n <= m or not causal), list(range(length))
+    )
+    assert torch.equal(patterns.bigbird(length, 3, count, 0, causal=causal), want)
+
+
 # Blocks.
 
 

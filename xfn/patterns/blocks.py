@@ -45,6 +45,7 @@ def fixed(
         raise ValueError(f"summary={summary} must divide window={window}")
     if not 0 <= group < window // summary:
         raise ValueError(f"group={group} must be one of the {window // summary} that a window has")
+    _check_horizontal(causal, horizontal)
     first = window - (1 + group) * summary
     starts = [*range(first, length - length % window, window)]
     if length % window:
@@ -92,6 +93,7 @@ def variable(
     """
     if not windows or min(windows) < 1:
         raise ValueError(f"windows={list(windows)} must be at least one size, each at least 1")
+    _check_horizontal(causal, horizontal)
     local = _windows(length, windows) | _by_chance(length, random, causal, key)
     return _whole(local, _listed(length, hubs), causal, horizontal)
 
@@ -126,7 +128,7 @@ def bigbird(
     if not 0 <= hubs <= length:
         raise ValueError(f"hubs={hubs} must lie between 0 and length={length}")
     local = local_1d(length, window) | _by_chance(length, random, causal, key)
-    return _whole(local, _listed(length, range(hubs)), causal, not causal)
+    return _whole(local, _listed(length, range(hubs)), causal, True)
 
 
 def longformer(length: int, window: int = 3, hubs: Sequence[int] = (0,), *, causal: bool = False) -> Tensor:
@@ -151,7 +153,7 @@ def longformer(length: int, window: int = 3, hubs: Sequence[int] = (0,), *, caus
                 [0, 1, 1, 1],
                 [1, 1, 1, 1]])
     """
-    return _whole(local_1d(length, window), _listed(length, hubs), causal, not causal)
+    return _whole(local_1d(length, window), _listed(length, hubs), causal, True)
 
 
 def pool(mask: Tensor, block: int) -> Tensor:
@@ -228,10 +230,13 @@ def gather(x: Tensor, blocks: Tensor, block: int) -> Tensor:
 
 def _whole(local: Tensor, seen: Tensor, causal: bool, horizontal: bool) -> Tensor:
     """What is seen near by, and the places that all see, and that see all when ``horizontal``."""
-    if causal and horizontal:
-        raise ValueError("horizontal=True lets places see all, which causal=True hides: choose one")
     whole = local | seen | seen[:, None] if horizontal else local | seen
     return whole & causal_1d(len(seen)) if causal else whole
+
+
+def _check_horizontal(causal: bool, horizontal: bool) -> None:
+    if causal and horizontal:
+        raise ValueError("horizontal=True lets places see all, which causal=True hides: choose one")
 
 
 def _windows(length: int, sizes: Sequence[int]) -> Tensor:
