@@ -94,7 +94,7 @@ def variable(
     if not windows or min(windows) < 1:
         raise ValueError(f"windows={list(windows)} must be at least one size, each at least 1")
     _check_horizontal(causal, horizontal)
-    local = _windows(length, windows) | _by_chance(length, random, causal, key)
+    local = _by_chance(_windows(length, windows), random, causal, key)
     return _whole(local, _listed(length, hubs), causal, horizontal)
 
 
@@ -127,7 +127,7 @@ def bigbird(
     """
     if not 0 <= hubs <= length:
         raise ValueError(f"hubs={hubs} must lie between 0 and length={length}")
-    local = local_1d(length, window) | _by_chance(length, random, causal, key)
+    local = _by_chance(local_1d(length, window), random, causal, key)
     return _whole(local, _listed(length, range(hubs)), causal, True)
 
 
@@ -230,8 +230,9 @@ def gather(x: Tensor, blocks: Tensor, block: int) -> Tensor:
 
 def _whole(local: Tensor, seen: Tensor, causal: bool, horizontal: bool) -> Tensor:
     """What is seen near by, and the places that all see, and that see all when ``horizontal``."""
+    seen = seen.to(local.device)
     whole = local | seen | seen[:, None] if horizontal else local | seen
-    return whole & causal_1d(len(seen)) if causal else whole
+    return whole & causal_1d(len(seen)).to(local.device) if causal else whole
 
 
 def _check_horizontal(causal: bool, horizontal: bool) -> None:
@@ -254,14 +255,15 @@ def _listed(length: int, hubs: Sequence[int]) -> Tensor:
     return seen
 
 
-def _by_chance(length: int, count: int, causal: bool, key: Tensor | None) -> Tensor:
-    """``count`` different places per row, or all that a row may see where they are fewer."""
+def _by_chance(local: Tensor, count: int, causal: bool, key: Tensor | None) -> Tensor:
+    """With ``count`` different places per row, or all that a row may see where they are fewer; where the key is."""
+    length = len(local)
     if not count:
-        return torch.zeros(length, length, dtype=torch.bool)
+        return local
     if not 0 < count <= length:
         raise ValueError(f"random={count} must lie between 0 and length={length}")
     if key is None:
         raise KeyRequired(f"random={count} draws places by chance, which needs a key: pass key=random.key(seed)")
-    allowed = causal_1d(length) if causal else torch.ones(length, length, dtype=torch.bool)
+    allowed = (causal_1d(length) if causal else torch.ones(length, length, dtype=torch.bool)).to(key.device)
     score = torch.where(allowed, keys.uniform(key, (length, length)), -1.0)
-    return torch.zeros_like(allowed).scatter(1, score.topk(count).indices, True) & allowed
+    return local.to(key.device) | torch.zeros_like(allowed).scatter(1, score.topk(count).indices, True) & allowed

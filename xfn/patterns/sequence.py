@@ -1,11 +1,15 @@
 """Patterns over a sequence of tokens, and those that are drawn by chance."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
 from .. import random as keys
 from .._core.errors import ShapeError
 from .._core.kinds import check_number, is_integer
+
+SLAB = 1 << 18
 
 
 def local_1d(length: int, window: int) -> Tensor:
@@ -95,7 +99,8 @@ def random(length: int, density: float, key: Tensor) -> Tensor:
     """
     if not 0 <= check_number("density", density) <= 1:
         raise ValueError(f"density={density} is no probability: it must lie in [0, 1]")
-    return keys.bernoulli(key, density, (length, length))
+    drawn = [keys.bernoulli(child, density, count) for child, count in _slabs(key, length * length)]
+    return torch.cat(drawn).reshape(length, length)
 
 
 def random_from_probability(prob: Tensor, nnz: int, key: Tensor) -> Tensor:
@@ -128,11 +133,12 @@ def random_from_probability(prob: Tensor, nnz: int, key: Tensor) -> Tensor:
     some = int(prob.count_nonzero())
     if not is_integer(nnz) or not 0 <= nnz <= some:
         raise ValueError(f"nnz={nnz} must be an integer from 0 to {some}, which is how many have a probability above 0")
-    weight = prob.flatten().double()
-    x = -(-keys.uniform(key, weight.numel(), dtype=torch.float64)).log1p()
-    late = torch.where(weight > 0, x.log() - weight.log(), torch.inf)  # a quotient could overflow
-    chosen = late.topk(nnz, largest=False, sorted=False).indices
-    return torch.zeros_like(weight, dtype=torch.bool).scatter(0, chosen, True).view_as(prob)
+    late = []
+    for (child, count), weight in zip(_slabs(key, prob.numel()), prob.flatten().split(SLAB), strict=True):
+        x = -(-keys.uniform(child, count, dtype=torch.float64)).log1p()
+        late.append(torch.where(weight > 0, x.log() - weight.double().log(), torch.inf))  # a quotient could overflow
+    chosen = torch.cat(late).topk(nnz, largest=False, sorted=False).indices
+    return torch.zeros_like(prob, dtype=torch.bool).flatten().scatter(0, chosen, True).reshape(prob.shape)
 
 
 def alibi_slopes(heads: int) -> Tensor:
@@ -177,6 +183,12 @@ def alibi(length: int, heads: int, threshold: float) -> Tensor:
     """
     slopes = alibi_slopes(heads)[:, None, None]
     return slopes * _apart(length) < check_number("threshold", threshold)
+
+
+def _slabs(key: Tensor, count: int) -> Iterator[tuple[Tensor, int]]:
+    """Children of a key and how many numbers each is to draw, for drawing takes several words per number."""
+    for i, start in enumerate(range(0, max(1, count), SLAB)):
+        yield keys.fold_in(key, i), min(SLAB, count - start)
 
 
 def _apart(length: int) -> Tensor:
