@@ -182,6 +182,9 @@ def test_the_contract_is_there() -> None:
         "xfn.layout.causal": "(M, N=None, *, block, corner='top-left')",
         "xfn.layout.local": "(M, N=None, *, block, window)",
         "xfn.layout.from_mask": "(mask, block)",
+        "xfn.compat.sparse_attention.attention_impl": "(q, k, v, heads, attn_mode, local_attn_ctx=None)",
+        "xfn.compat.sparse_attention.blocksparse_attention_impl": "(q, k, v, heads, attn_mode, local_attn_ctx=None, "
+        "blocksize=32, num_verts=None, vertsize=None)",
         "xfn.plot.draw": "(thing, M=None, N=None, *, title='', query=None, grid=None)",
         "xfn.patterns.axial_2d": "(h, w)",
         "xfn.patterns.local_1d": "(length, window)",
