@@ -12,7 +12,7 @@ from torch import Tensor
 
 import xfn
 from benchmarks.measure import peak_bytes
-from xfn import KeyRequired, ShapeError, bias, patterns, random
+from xfn import KeyRequired, ShapeError, bias, layout, patterns, random
 
 Place = tuple[int, ...]
 
@@ -241,6 +241,26 @@ def test_places_that_see_all_and_are_seen_by_all(length: int, causal: bool) -> N
         lambda m, n: (abs(m - n) <= 1 or m < count or n < count) and (n <= m or not causal), list(range(length))
     )
     assert torch.equal(patterns.bigbird(length, 3, count, 0, causal=causal), want)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("count", [1, 4, 8, 11])
+def test_layouts_of_the_same_names_have_the_same_blocks(count: int, causal: bool) -> None:
+    M, hubs = 16 * count - 3, (0, count - 1)
+    assert torch.equal(
+        layout.bigbird(M, block=16, random=0, causal=causal).blocks[0], patterns.bigbird(count, random=0, causal=causal)
+    )
+    assert torch.equal(
+        layout.longformer(M, block=16, hubs=hubs, causal=causal).blocks[0],
+        patterns.longformer(count, hubs=hubs, causal=causal),
+    )
+    assert torch.equal(
+        layout.variable(M, block=16, windows=(1, 2, 3), hubs=hubs, causal=causal).blocks[0],
+        patterns.variable(count, (1, 2, 3), hubs, causal=causal),
+    )
+    found = layout.fixed(M, block=16, window=64, verts=4, heads=4, causal=causal).blocks
+    want = [patterns.fixed(count, 4, 1, group, causal=causal) for group in range(4)]
+    assert torch.equal(found, torch.stack(want))
 
 
 # Blocks.

@@ -4,26 +4,14 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 
 from examples import patterns as example
 from xfn import ShapeError, bias, patterns, plot
-
-
-@dataclass(frozen=True)
-class Tiles:
-    """What has a mask and a block, as a layout has."""
-
-    blocks: Tensor
-    block: int
-
-    def to_mask(self) -> Tensor:
-        return patterns.expand(self.blocks, self.block)
+from xfn.layout import Layout
 
 
 def test_each_kind_is_a_square_per_head() -> None:
@@ -33,7 +21,7 @@ def test_each_kind_is_a_square_per_head() -> None:
     assert plot.matrix(bias.alibi(patterns.alibi_slopes(3)), 4, 5).shape == (3, 4, 5)
     likely = patterns.local_2d_gaussian(2, 2)
     assert torch.equal(plot.matrix(likely), likely[None])
-    assert plot.matrix(Tiles(patterns.causal_1d(3), 4)).shape == (1, 12, 12)
+    assert plot.matrix(Layout(patterns.causal_1d(3), 8, (20, 24))).shape == (1, 20, 24)
     assert plot.matrix(torch.ones(2, 2, dtype=torch.float16, requires_grad=True)).dtype == torch.float32
 
 
@@ -52,8 +40,8 @@ def test_what_varies_has_a_scale_and_tiles_are_ruled() -> None:
     assert len(plot.draw(bias.alibi(torch.tensor([0.5])), 8).axes) == 2
     assert len(plot.draw(bias.causal(), 8).axes) == 1
     assert len(plot.draw(torch.zeros(3, 3).bool()).axes) == 1
-    ruled = plot.draw(Tiles(torch.eye(3).bool(), 4)).axes[0]
-    assert ruled.get_xticks(minor=True).tolist() == [-0.5, 3.5, 7.5]
+    ruled = plot.draw(Layout(torch.eye(3).bool(), 8)).axes[0]
+    assert ruled.get_xticks(minor=True).tolist() == [-0.5, 7.5, 15.5]
 
 
 @pytest.mark.parametrize("ending", ["svg", "png"])

@@ -5,13 +5,14 @@ matplotlib draws them, and is imported when the first one is drawn: ``pip instal
 
 import importlib
 from os import PathLike
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from ._core.errors import ShapeError
 from .bias import Bias
+from .layout import Layout
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,17 +22,11 @@ FEW = 64
 """Tiles are ruled where there are no more than this many along a side."""
 
 
-class Maskable(Protocol):
-    """What tells its mask, as a layout does."""
-
-    def to_mask(self) -> Tensor: ...
-
-
-def matrix(thing: Tensor | Bias | Maskable, M: int | None = None, N: int | None = None) -> Tensor:
+def matrix(thing: Tensor | Bias | Layout, M: int | None = None, N: int | None = None) -> Tensor:
     """What a picture shows, as numbers: 1 where a mask allows, what a bias adds, and −∞ where either hides.
 
     Args:
-        thing: a pattern, boolean or floating ``[M, N]`` or ``[H, M, N]``, a bias, or what has ``to_mask()``.
+        thing: a pattern, boolean or floating ``[M, N]`` or ``[H, M, N]``, a bias, or a layout.
         M, N: the lengths, which a bias does not know by itself; N is M unless given.
 
     Returns:
@@ -51,7 +46,7 @@ def matrix(thing: Tensor | Bias | Maskable, M: int | None = None, N: int | None 
             raise TypeError("a bias has no lengths of its own: say how many queries and keys to draw, as in M=64, N=64")
         shown = thing.materialize(M, M if N is None else N)
     else:
-        found = thing if isinstance(thing, Tensor) else getattr(thing, "to_mask", lambda: None)()
+        found = thing.to_mask() if isinstance(thing, Layout) else thing
         if not isinstance(found, Tensor):
             raise TypeError(f"a picture shows a tensor, a bias or a layout, but got {type(thing).__name__}")
         shown = torch.where(found, 1.0, -torch.inf) if found.dtype == torch.bool else found
@@ -63,7 +58,7 @@ def matrix(thing: Tensor | Bias | Maskable, M: int | None = None, N: int | None 
 
 
 def draw(
-    thing: Tensor | Bias | Maskable,
+    thing: Tensor | Bias | Layout,
     M: int | None = None,
     N: int | None = None,
     *,
@@ -74,7 +69,7 @@ def draw(
     """A picture of who sees whom, and beside it what one query sees of an image.
 
     Args:
-        thing: what :func:`matrix` takes; the tiles of a layout that has a ``block`` are ruled.
+        thing: what :func:`matrix` takes; the tiles of a layout are ruled.
         M, N: the lengths, for a bias.
         title: what stands above.
         query: the number of a query, for the second picture.
@@ -114,8 +109,8 @@ def draw(
         panel.locator_params(integer=True)
         if folded and query is not None:
             panel.plot(query % view.shape[1], query // view.shape[1], "x", color="tab:red")
-        elif block := getattr(thing, "block", None):
-            _rule(panel, block, *view.shape)
+        elif isinstance(thing, Layout):
+            _rule(panel, thing)
     if low < high:
         figure.colorbar(image, ax=list(panels), shrink=0.8).ax.tick_params(labelsize=6)
     return figure
@@ -147,10 +142,10 @@ def _folded(head: Tensor, query: int | None, grid: tuple[int, int] | None) -> Te
     return head[query].reshape(grid)
 
 
-def _rule(panel: "Axes", block: int, M: int, N: int) -> None:
-    if max(M, N) <= FEW * block:
-        panel.set_xticks([n - 0.5 for n in range(0, N, block)], minor=True)
-        panel.set_yticks([m - 0.5 for m in range(0, M, block)], minor=True)
+def _rule(panel: "Axes", tiles: Layout) -> None:
+    if max(tiles.blocks.shape[-2:]) <= FEW:
+        panel.set_xticks([n - 0.5 for n in range(0, tiles.N, tiles.block)], minor=True)
+        panel.set_yticks([m - 0.5 for m in range(0, tiles.M, tiles.block)], minor=True)
         panel.grid(which="minor", linewidth=0.3)
         panel.tick_params(which="minor", length=0)
 

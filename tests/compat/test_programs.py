@@ -9,8 +9,9 @@ from torch import Tensor
 import xfn
 from benchmarks.measure import peak_bytes
 from tests.cases import agree
-from xfn import bias, patterns, random
+from xfn import bias, blocksparse_attention, patterns, random
 from xfn.bias import Bias
+from xfn.layout import Layout
 
 BATCH, HEADS, SEQ, EMB, BLOCK = 2, 8, 512, 256, 32
 DROPOUT = 0.1
@@ -24,19 +25,13 @@ def softmaxed(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
     return torch.einsum("...hmn,...nhv->...mhv", weights, v)
 
 
-def blocksparse(blocks: Tensor, block: int, q: Tensor, k: Tensor, v: Tensor, mask: Bias | Tensor) -> Tensor:
-    """Attention within the blocks, and within the mask on top of them."""
-    whole = patterns.expand(blocks, block, q.shape[-3], k.shape[-3])
-    return xfn.attention(q, k, v, Bias.of(whole) & Bias.of(mask))
-
-
 Weights = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
-def multi_head(weights: Weights, x: Tensor, blocks: Tensor, mask: Bias | Tensor) -> Tensor:
+def multi_head(weights: Weights, x: Tensor, layout: Layout, mask: Bias | Tensor) -> Tensor:
     """Project, attend within the blocks and the mask, project."""
     q, k, v = (torch.nn.functional.linear(x, w).unflatten(-1, (HEADS, -1)) for w in weights[:3])
-    return torch.nn.functional.linear(blocksparse(blocks, BLOCK, q, k, v, mask).flatten(-2), weights[3])
+    return torch.nn.functional.linear(blocksparse_attention(layout, q, k, v, mask).flatten(-2), weights[3])
 
 
 def weighed(dtype: torch.dtype = torch.float32) -> Weights:
@@ -52,16 +47,16 @@ def test_block_sparse_attention_with_a_mask_per_coefficient() -> None:
     own = shared | random.bernoulli(random.key(0), 0.2, (HEADS, blocks, blocks))
     q, k, v = torch.randn(3, BATCH, SEQ, HEADS, EMB // HEADS)
     want = softmaxed(q, k, v, causal_mask)
-    for layout in (shared, shared.expand(HEADS, -1, -1), own):
+    for tiles in (shared, shared.expand(HEADS, -1, -1), own):
         for mask in (causal_mask, bias.causal()):
-            agree(blocksparse(layout, BLOCK, q, k, v, mask), want, 1e-5)
+            agree(blocksparse_attention(Layout(tiles, BLOCK), q, k, v, mask), want, 1e-5)
     blocky = patterns.expand(own, BLOCK)
-    agree(blocksparse(own, BLOCK, q, k, v, bias.local(SEQ, SEQ)), softmaxed(q, k, v, blocky), 1e-5)
+    agree(blocksparse_attention(Layout(own, BLOCK), q, k, v), softmaxed(q, k, v, blocky), 1e-5)
 
 
 def test_multi_head_attention_and_its_gradient_are_those_of_torch() -> None:
     causal = patterns.causal_1d(SEQ)
-    layout = patterns.causal_1d(SEQ // BLOCK).expand(HEADS, -1, -1)
+    layout = Layout(patterns.causal_1d(SEQ // BLOCK).expand(HEADS, -1, -1), BLOCK)
     theirs = torch.nn.MultiheadAttention(EMB, HEADS, bias=False, batch_first=True)
     weights = tuple(w.detach().requires_grad_() for w in (*theirs.in_proj_weight.chunk(3), theirs.out_proj.weight))
     x = torch.randn(BATCH, SEQ, EMB)
@@ -101,7 +96,7 @@ def test_complex_patterns() -> None:
 def test_memory_is_a_third_of_what_torch_takes() -> None:
     """The page's own comparison: what a call holds at its peak, beyond its inputs."""
     causal = patterns.causal_1d(SEQ)
-    layout = patterns.causal_1d(SEQ // BLOCK).expand(HEADS, -1, -1)
+    layout = Layout(patterns.causal_1d(SEQ // BLOCK).expand(HEADS, -1, -1), BLOCK)
     theirs = torch.nn.MultiheadAttention(EMB, HEADS, bias=False, batch_first=True)
     x = torch.randn(BATCH, SEQ, EMB, requires_grad=True)
     weights = weighed()

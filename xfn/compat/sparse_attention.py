@@ -27,8 +27,9 @@ from torch import Tensor
 
 from .. import bias, patterns
 from .._core.errors import ShapeError
-from ..bias import Bias
+from ..layout import Layout
 from ..ops.attention import attention
+from ..ops.blocksparse import blocksparse_attention
 
 T = TypeVar("T")
 BLOCKS = (8, 16, 32, 64)
@@ -176,8 +177,8 @@ def blocksparse_attention_impl(
     if attn_mode == "fixed":
         window = _context(attn_mode, local_attn_ctx)
         verts, size = (1 if given is None else given for given in (num_verts, vertsize))
-        blocks = _fixed(time, heads, window, blocksize, verts, size)
-        return _blocksparse(blocks, blocksize, *_split(heads, q, k, v)).flatten(-2)
+        tiles = _fixed(time, heads, window, blocksize, verts, size).to(q.device)
+        return blocksparse_attention(tiles, *_split(heads, q, k, v), bias.causal()).flatten(-2)
     if attn_mode not in ("all", "local", "strided"):
         raise ValueError(f"attn_mode={attn_mode!r} is none of 'all', 'local', 'strided' and 'fixed'")
     if attn_mode == "local" and _context(attn_mode, local_attn_ctx) % blocksize:
@@ -211,8 +212,8 @@ def _phases(x: Tensor, stride: int) -> Tensor:
     return phases
 
 
-def _fixed(time: int, heads: int, window: int, block: int, verts: int, size: int) -> Tensor:
-    """Which blocks each head sees: bool ``[H|1, ⌈time / block⌉, ⌈time / block⌉]``."""
+def _fixed(time: int, heads: int, window: int, block: int, verts: int, size: int) -> Layout:
+    """The blocks that all heads see, or each of them when they take summaries in turn."""
     if window % block:
         raise ValueError(f"local_attn_ctx={window} is no multiple of blocksize={block}")
     if verts < 1 or heads % verts:
@@ -224,13 +225,7 @@ def _fixed(time: int, heads: int, window: int, block: int, verts: int, size: int
     count, window = -(-time // block), window // block
     whole = -(-count // window) * window
     each = [patterns.fixed(whole, window, size, group, causal=True)[:count, :count] for group in range(verts)]
-    return torch.stack(each).repeat(heads // verts if verts > 1 else 1, 1, 1)
-
-
-def _blocksparse(blocks: Tensor, block: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Causal attention within the blocks."""
-    whole = patterns.expand(blocks.to(q.device), block, q.shape[-3], k.shape[-3])
-    return attention(q, k, v, bias.causal() & Bias.of(whole))
+    return Layout(torch.stack(each).repeat(heads // verts if verts > 1 else 1, 1, 1), block, (time, time))
 
 
 def _context(mode: str, context: int | None) -> int:
