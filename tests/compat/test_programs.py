@@ -34,8 +34,8 @@ def multi_head(weights: Weights, x: Tensor, layout: Layout, mask: Bias | Tensor)
     return torch.nn.functional.linear(blocksparse_attention(layout, q, k, v, mask).flatten(-2), weights[3])
 
 
-def weighed(dtype: torch.dtype = torch.float32) -> Weights:
-    a, b, c, d = torch.randn(4, EMB, EMB, dtype=dtype) / math.sqrt(EMB)
+def weighed() -> Weights:
+    a, b, c, d = torch.randn(4, EMB, EMB) / math.sqrt(EMB)
     return a, b, c, d
 
 
@@ -52,6 +52,14 @@ def test_block_sparse_attention_with_a_mask_per_coefficient() -> None:
             agree(blocksparse_attention(Layout(tiles, BLOCK), q, k, v, mask), want, 1e-5)
     blocky = patterns.expand(own, BLOCK)
     agree(blocksparse_attention(Layout(own, BLOCK), q, k, v), softmaxed(q, k, v, blocky), 1e-5)
+
+
+def test_blocks_drop_what_the_mask_alone_would() -> None:
+    """One key drops the same weights, whatever the blocks."""
+    q, k, v = torch.randn(3, BATCH, SEQ, HEADS, EMB // HEADS)
+    tiles = Layout(patterns.causal_1d(SEQ // BLOCK), BLOCK)
+    got = blocksparse_attention(tiles, q, k, v, bias.causal(), DROPOUT, key=random.key(0))
+    agree(got, xfn.attention(q, k, v, bias.causal(), DROPOUT, key=random.key(0)), 1e-5)
 
 
 def test_multi_head_attention_and_its_gradient_are_those_of_torch() -> None:

@@ -62,7 +62,7 @@ DENSE: list[tuple[int, Arguments]] = [
     (24, {"heads": 2, "attn_mode": "local", "local_attn_ctx": 99}),
     (24, {"heads": 4, "attn_mode": "strided", "local_attn_ctx": 6}),
     (23, {"heads": 2, "attn_mode": "strided", "local_attn_ctx": 5}),
-    (3, {"heads": 2, "attn_mode": "strided", "local_attn_ctx": 5}),
+    (3, {"heads": 2, "attn_mode": "strided", "local_attn_ctx": 10**6}),
 ]
 BLOCKED: list[tuple[int, Arguments]] = [
     (64, {"heads": 4, "attn_mode": "all", "blocksize": 8}),
@@ -143,6 +143,13 @@ def test_every_batch_is_its_examples() -> None:
     one = blocksparse_attention_impl(*(t[1, 0] for t in x), **options, num_verts=2, vertsize=1)
     assert whole.shape == (3, 2, 32, 16)
     agree(whole[1, 0], one)
+
+
+def test_no_time_and_no_examples() -> None:
+    for f, _, arguments in CASES:
+        for shape in ((2, 0, 16), (0, 64, 16)):
+            x = torch.randn(shape, dtype=torch.float64)
+            assert f(x, x, x, **arguments).shape == shape
 
 
 def test_the_program_of_the_page() -> None:

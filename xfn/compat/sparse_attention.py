@@ -173,12 +173,13 @@ def blocksparse_attention_impl(
     """
     if blocksize not in BLOCKS:
         raise ValueError(f"blocksize={blocksize} is none of {BLOCKS}")
+    parts = _split(heads, q, k, v)
     time = q.shape[-2]
     if attn_mode == "fixed":
         window = _context(attn_mode, local_attn_ctx)
         verts, size = (1 if given is None else given for given in (num_verts, vertsize))
         tiles = _fixed(time, heads, window, blocksize, verts, size).to(q.device)
-        return blocksparse_attention(tiles, *_split(heads, q, k, v), bias.causal()).flatten(-2)
+        return blocksparse_attention(tiles, *parts, bias.causal()).flatten(-2)
     if attn_mode not in ("all", "local", "strided"):
         raise ValueError(f"attn_mode={attn_mode!r} is none of 'all', 'local', 'strided' and 'fixed'")
     if attn_mode == "local" and _context(attn_mode, local_attn_ctx) % blocksize:
@@ -188,7 +189,7 @@ def blocksparse_attention_impl(
             f"time={time} is no multiple of local_attn_ctx * blocksize = {local_attn_ctx} * {blocksize}: "
             "attention_impl takes any"
         )
-    return _attend(*_split(heads, q, k, v), attn_mode, local_attn_ctx).flatten(-2)
+    return _attend(*parts, attn_mode, local_attn_ctx).flatten(-2)
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, mode: str, context: int | None) -> Tensor:
@@ -197,7 +198,8 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, mode: str, context: int | None) -> 
         return attention(q, k, v, bias.causal())
     if mode == "local":
         return attention(q, k, v, bias.local(_context(mode, context) - 1, 0))
-    stride, time = _context(mode, context), q.shape[-3]
+    time = q.shape[-3]
+    stride = min(_context(mode, context), max(1, time))  # a longer one lets tokens see but themselves, as this does
     apart = attention(_phases(q, stride), _phases(k, stride), _phases(v, stride), bias.causal())
     return apart.transpose(-4, -3).flatten(-4, -3)[..., :time, :, :]
 
@@ -208,7 +210,7 @@ def _phases(x: Tensor, stride: int) -> Tensor:
     Zeros fill the last places up: they are the future of all, so no query sees them.
     """
     whole = torch.nn.functional.pad(x, (0, 0, 0, 0, 0, -x.shape[-3] % stride))
-    phases: Tensor = whole.unflatten(-3, (-1, stride)).transpose(-4, -3)
+    phases: Tensor = whole.unflatten(-3, (whole.shape[-3] // stride, stride)).transpose(-4, -3)
     return phases
 
 
