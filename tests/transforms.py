@@ -137,6 +137,8 @@ def vmap_of_each(f: Function, p: Point) -> Any:
 
 
 def vmap_vmap(f: Function, p: Point) -> Any:
+    if len(p.x) == 1:
+        return func.vmap(func.vmap(f))(torch.stack([p.xs[0], p.ts[0]]))
     inner = func.vmap(f, (0, *[None] * (len(p.x) - 1)))
     return func.vmap(inner, (None, *[0] * (len(p.x) - 1)))(*p.xs)
 

@@ -22,8 +22,8 @@ inside a transform.
 """
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import _C, Tensor
@@ -40,6 +40,11 @@ from torch.autograd import forward_ad
 from torch.autograd.function import _SingleLevelFunction
 from torch.compiler import is_compiling
 
+from .definition import Args as Args
+from .definition import Definition
+from .definition import Grads as Grads
+from .definition import Outs as Outs
+
 LIBRARY = torch.library.Library("xfn", "FRAGMENT")
 
 TENSORS = frozenset((Tensor, torch.nn.Parameter))
@@ -47,32 +52,6 @@ AUTOGRAD: Any = _C.DispatchKey.AutogradCPU
 BATCHED: Any = _C._parse_dispatch_key("VmapMode")  # what is_grads_batched turns on
 PLAIN = TENSORS | {type(None), int, float, str}
 """Types of arguments behind which nothing hides."""
-
-Args = Sequence[Any]
-Outs = tuple[Tensor, ...]
-Grads = Sequence[Tensor | None]
-
-
-class Definition(Protocol):
-    """What an op is made of. In the rules ``None`` is an absent argument, or a derivative that is zero."""
-
-    name: str
-    schema: str
-
-    def compute(self, *args: Any) -> Grads:
-        """The outputs; None where one is a gradient that nobody needs."""
-        ...
-
-    def fake(self, *args: Any) -> Outs: ...
-
-    def vmap(self, info: Any, in_dims: Sequence[int | None], *args: Any) -> tuple[Outs, tuple[int | None, ...]]: ...
-
-    def vjp(self, args: Args, outs: Outs, cotangents: Grads, needs: Sequence[bool]) -> Grads: ...
-
-    def jvp(self, args: Args, outs: Outs, tangents: Grads) -> Grads: ...
-
-    def composite(self, *args: Any) -> Grads | None:
-        """The op in plain torch, to be differentiated instead of it in forward mode; None: there is a rule."""
 
 
 class _Reverse(_SingleLevelFunction):
@@ -82,7 +61,7 @@ class _Reverse(_SingleLevelFunction):
     def forward(ctx: Any, op: "RawOp", keys: Any, duals: Args, *args: Any) -> Any:
         # Function switches both modes off for its forward, but the levels below this one want them as they were.
         with torch.enable_grad(), forward_ad._set_fwd_grad_enabled(True), _C._AutoDispatchBelowAutograd():
-            outs = op.overload.redispatch(keys & _C._after_autograd_keyset, *args)
+            outs = _tuple(op.overload.redispatch(keys & _C._after_autograd_keyset, *args))
         ctx.op, ctx.count = op, len(args)
         ctx.rest = [None if isinstance(a, Tensor) else a for a in args]
         ctx.save_for_backward(*(a if isinstance(a, Tensor) else None for a in duals), *outs)
@@ -148,14 +127,18 @@ class RawOp:
         self.definition = definition
         LIBRARY.define(f"{name}{definition.schema}", tags=(torch.Tag.pt2_compliant_tag,))
         LIBRARY.impl(name, self._compute, "CompositeExplicitAutograd")
-        LIBRARY.impl(name, self._autograd, "Autograd", with_keyset=True)
-        torch.library.register_fake(f"xfn::{name}", definition.fake, lib=LIBRARY)
-        torch.library.register_vmap(f"xfn::{name}", definition.vmap, lib=LIBRARY)
+        LIBRARY.impl(name, lambda *args: _outs(self._autograd(*args)), "Autograd", with_keyset=True)
+        torch.library.register_fake(f"xfn::{name}", lambda *args: _outs(definition.fake(*args)), lib=LIBRARY)
+        vmap = lambda *args: tuple(map(_outs, definition.vmap(*args)))
+        torch.library.register_vmap(f"xfn::{name}", vmap, lib=LIBRARY)
         self.overload: Any = getattr(torch.ops.xfn, name).default
 
-    def _compute(self, *args: Any) -> Outs:
+    def __call__(self, *args: Any) -> Outs:
+        return _tuple(self.overload(*args))
+
+    def _compute(self, *args: Any) -> Any:
         with _C._DisableAutocast():
-            return _filled(args, self.definition.compute(*args))
+            return _outs(_filled(args, self.definition.compute(*args)))
 
     def _autograd(self, keys: Any, *args: Any) -> Outs:
         pairs = [_unpack(a) for a in args]
@@ -181,7 +164,16 @@ class RawOp:
             finally:
                 _C._functorch.set_single_level_autograd_function_allowed(allowed)
         with _C._AutoDispatchBelowAutograd():
-            return self.overload.redispatch(keys & _C._after_autograd_keyset, *args)  # type: ignore[no-any-return]
+            return _tuple(self.overload.redispatch(keys & _C._after_autograd_keyset, *args))
+
+
+def _outs(outs: tuple[Any, ...]) -> Any:
+    """Results as the dispatcher takes them: a single one is no tuple."""
+    return outs[0] if len(outs) == 1 else outs
+
+
+def _tuple(outs: Any) -> Outs:
+    return outs if isinstance(outs, tuple) else (outs,)
 
 
 def plain(args: Args) -> bool:

@@ -84,7 +84,7 @@ class Member:
             if self.adjoint or not recorded:
                 numbers = dict(zip(self.options, options, strict=False))
                 return self.short(groups, numbers, options[-1], needs, self.given(flat), recorded)
-        outs = self.op.overload(*flat)
+        outs = self.op(*flat)
         return [g if need else None for g, need in zip(outs, needs, strict=True)] if self.inward else outs
 
     def short(
@@ -175,7 +175,7 @@ class Member:
             if lifted[i] is not flat[i]:
                 ones = depth - (lifted[i].dim() - operand.rank - 1)
                 lifted[i] = lifted[i][(slice(None), *[None] * ones)]
-        outs = self.op.overload(*lifted)
+        outs = self.op(*lifted)
         if not self.inward:
             return outs, (0,) * len(outs)
         shape = iter(shapes)
