@@ -55,3 +55,12 @@ def keep_groups(key: Tensor, p: float, heads: Tensor, rows: Tensor, groups: Tens
     words = philox(key[..., None, None, None, :], (groups, rows[:, None], heads[:, None, None], zero), rounds=7)
     lanes = torch.stack([half for word in words for half in (word & 0xFFFF, word >> 16)], -1)
     return (lanes >= threshold(p)).flatten(-2)
+
+
+def keep_at(key: Tensor, p: float, heads: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """As :func:`keep`, of single weights: ``[..., H, Z]`` for ``rows`` and ``columns`` ``[..., H|1, Z]``."""
+    zero = torch.zeros((), dtype=torch.int64, device=key.device)
+    words = philox(key[..., None, None, :], (columns // LANES, rows, heads[:, None], zero), rounds=7)
+    lane = columns % LANES
+    word = sum(torch.where(lane // 2 == i, w, 0) for i, w in enumerate(words))
+    return (word >> 16 * (lane % 2) & 0xFFFF) >= threshold(p)

@@ -17,6 +17,8 @@ namespace xfn {
 #include "slope.h"
 #include "gradient.h"
 #include "tangent.h"
+#include "gather.h"
+#include "sparse.h"
 
 namespace {
 
@@ -56,6 +58,10 @@ template <class Kind> constexpr Kernels KERNELS = {
       return task<Kind>(p, member, 0, counting);
     },
     [](const Problem& p, Member member, int64_t index, char* scratch) { task<Kind>(p, member, index, Arena{scratch}); },
+    [](const SparseProblem& p, SparseMember member) -> size_t { return sparse<Kind>(p, member, 0, Arena{nullptr}); },
+    [](const SparseProblem& p, SparseMember member, int64_t index, char* scratch) {
+      sparse<Kind>(p, member, index, Arena{scratch});
+    },
 };
 
 }  // namespace

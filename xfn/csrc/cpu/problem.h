@@ -102,12 +102,17 @@ struct Ranges {
   size_t parts;
 };
 
+struct SparseProblem;  // pattern.h
+enum class SparseMember : int;
+
 // The kernels of one instruction set and one dtype.
 struct Kernels {
   int64_t (*tiles)(const Problem&);  // of one key head
   Ranges (*ranges)(const Problem&);
   size_t (*scratch)(const Problem&, Member);  // bytes for one task
   void (*run)(const Problem&, Member, int64_t task, char* scratch);
+  size_t (*sparse_scratch)(const SparseProblem&, SparseMember);
+  void (*sparse)(const SparseProblem&, SparseMember, int64_t task, char* scratch);
 };
 
 }  // namespace xfn

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <tuple>
 #include <type_traits>
 #include <utility>
 #if defined(__x86_64__)
@@ -17,4 +18,5 @@
 #pragma GCC diagnostic pop
 #endif
 
+#include "pattern.h"
 #include "problem.h"
