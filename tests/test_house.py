@@ -143,7 +143,7 @@ def test_no_comparison_is_thrown_away(path: Path) -> None:
 # The public surface.
 
 
-MODULES = ("bias", "layout", "patterns", "plot", "random", "compat.sparse_attention")
+MODULES = ("bias", "layout", "patterns", "plot", "random", "sparsity", "compat.sparse_attention")
 
 
 def public() -> Iterator[tuple[str, Any]]:
@@ -172,6 +172,11 @@ def test_the_contract_is_there() -> None:
         "xfn.blocksparse_attention": attend.replace("(", "(layout, "),
         "xfn.blocksparse_attention_with_lse": attend.replace("(", "(layout, "),
         "xfn.merge_attentions": "(outs, lses)",
+        "xfn.sparse_attention": "(csr, q, k, v, p=0.0, scale=None, *, key=None, backend=None)",
+        "xfn.sparse_attention_with_lse": "(csr, q, k, v, p=0.0, scale=None, *, key=None, backend=None)",
+        "xfn.sddmm": "(csr, q, k, *, backend=None)",
+        "xfn.sparse_softmax": "(csr, values, *, backend=None)",
+        "xfn.spmm": "(csr, values, v, *, backend=None)",
         "xfn.bias.causal": "(corner='top-left')",
         "xfn.bias.local": "(left, right, corner='top-left')",
         "xfn.bias.segments": "(lengths, kv_lengths=None)",

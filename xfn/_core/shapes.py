@@ -113,6 +113,12 @@ class Signature:
         }
 
 
+def check_groups(sizes: Mapping[str, int], name: str) -> None:
+    """Query heads share key heads evenly."""
+    if not sizes["G"] or sizes["H"] % sizes["G"]:
+        raise ShapeError(f"{name} has H={sizes['H']} heads, which G={sizes['G']} key heads cannot share evenly")
+
+
 def broadcastable(a: Sequence[int], b: Sequence[int]) -> bool:
     return all(m == n or m == 1 or n == 1 for m, n in zip(reversed(a), reversed(b), strict=False))
 
