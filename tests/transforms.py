@@ -315,6 +315,9 @@ def export_grad(f: Function, p: Point) -> Any:
     return torch.export.export(Grad(), p.x).module()(*p.x)
 
 
+TRACED = (linearize, make_fx_grad, functionalize, export, export_grad)
+"""These write the op down, whatever its case is, and take a second each."""
+
 TRANSFORMS: tuple[Transform, ...] = tuple(
     value
     for name, value in vars().items()
