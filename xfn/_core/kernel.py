@@ -48,6 +48,7 @@ from .definition import Outs as Outs
 LIBRARY = torch.library.Library("xfn", "FRAGMENT")
 
 TENSORS = frozenset((Tensor, torch.nn.Parameter))
+UNPACK, MAKE = torch._VF._unpack_dual, torch._VF._make_dual  # to look one up takes longer than to call it
 AUTOGRAD: Any = _C.DispatchKey.AutogradCPU
 BATCHED: Any = _C._parse_dispatch_key("VmapMode")  # what is_grads_batched turns on
 PLAIN = TENSORS | {type(None), int, float, str}
@@ -152,7 +153,7 @@ class RawOp:
         outs = self._reverse(keys, primals, args)
         dots = self.definition.jvp(primals, outs, tangents)
         return tuple(
-            out if dot is None else torch._VF._make_dual(out, dot, level=0) for out, dot in zip(outs, dots, strict=True)
+            out if dot is None else MAKE(out, dot, level=0) for out, dot in zip(outs, dots, strict=True)
         )
 
     def _reverse(self, keys: Any, args: Args, duals: Args) -> Outs:
@@ -201,7 +202,7 @@ def records(args: Args) -> bool:
 def _has_tangents(args: Args) -> bool:
     """What Python's count of levels does not know: a graph that Dynamo made opens its own and tells nobody."""
     for a in args:  # noqa: SIM110 - half the time of any()
-        if type(a) in TENSORS and torch._VF._unpack_dual(a, level=0)[1] is not None:
+        if type(a) in TENSORS and UNPACK(a, level=0)[1] is not None:
             return True
     return False
 
@@ -222,7 +223,7 @@ def _unpack(value: Any) -> tuple[Any, Tensor | None]:
     """A value and its tangent; torch's symbolic zero has no storage and counts as no tangent."""
     if not (isinstance(value, Tensor) and value.is_floating_point()):
         return value, None
-    primal, tangent = torch._VF._unpack_dual(value, level=0)
+    primal, tangent = UNPACK(value, level=0)
     return primal, None if tangent is None or tangent._is_zerotensor() else tangent
 
 
