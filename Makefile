@@ -1,5 +1,6 @@
-# make demo · make test · make lint · make oracle · make sanitize: each sets itself up in .venv, from constraints.txt,
-# and builds the C++ library where there is a compiler; sanitize builds another, in a tree of its own.
+# make demo · make test · make lint · make oracle · make sanitize · make gpu: each sets itself up in .venv, from constraints.txt,
+# and builds the C++ library where there is a compiler; sanitize builds another, in a tree of its own. gpu needs none:
+# it interprets the Triton kernels on the CPU, and compiles them ahead of time.
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
@@ -12,13 +13,13 @@ SANITIZED = build/sanitized
 SANITIZE  = -fsanitize=address,undefined -fno-sanitize-recover=undefined
 WATCHED   = LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0
 
-.PHONY: demo test lint oracle sanitize clean
+.PHONY: demo test lint oracle sanitize gpu clean
 
 demo: $(VENV)/ready $(LIBRARY)
 	$(BIN)/python -m examples.tour
 
 test: $(VENV)/ready $(LIBRARY)
-	$(PYTEST) --ignore=tests/oracle
+	$(PYTEST) --ignore=tests/oracle --ignore=tests/gpu
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check
@@ -36,6 +37,11 @@ sanitize: $(VENV)/ready
 		$(abspath $(BIN))/python setup.py --quiet build_ext --inplace --build-temp ../objects.sanitized
 	cd $(SANITIZED) && $(WATCHED) $(subst $(BIN),$(abspath $(BIN)),$(PYTEST)) \
 		tests/laws/test_fuzz.py tests/laws/test_cpu.py -k 'family or instruction or bit'
+
+gpu: $(VENV)/ready $(LIBRARY)
+	TRITON_INTERPRET=1 OPENBLAS_NUM_THREADS=1 $(PYTEST) -p tests.gpu.interpreter -k 'triton and not float64 or interpreted' \
+		tests/laws/test_kernels.py tests/gpu/test_interpreted.py
+	TRITON_CACHE_DIR=$(abspath build/triton) $(PYTEST) tests/gpu/test_compiled.py
 
 clean:
 	rm -rf $(VENV) $(LIBRARY) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

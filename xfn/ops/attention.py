@@ -60,7 +60,7 @@ def attention(
         scale: factor of q kᵀ; by default K ** -0.5.
         key: what the dropout is drawn with: one key ``[2]``, of which example i takes ``fold_in(key, i)``, or one
             per example ``[..., 2]``. Required when p > 0.
-        backend: ``"reference"``, ``"cpu"``, ``"aten"`` or ``"tiled"``; by default the first that can.
+        backend: ``"reference"``, ``"cpu"``, ``"triton"``, ``"aten"`` or ``"tiled"``; by default the first that can.
 
     Returns:
         ``[..., M, H, V]`` in q's dtype, or in that of ``torch.autocast``.
@@ -162,13 +162,14 @@ def reference(
         return out.to(given), lse.expand(*out.shape[:-3], H, M)
 
 
-ATTENTION = Primitive("attention", SIGNATURE, reference, options=("p", "scale"), backends=("cpu", "aten", "tiled"))
+BACKENDS = ("cpu", "triton", "aten", "tiled")
+ATTENTION = Primitive("attention", SIGNATURE, reference, options=("p", "scale"), backends=BACKENDS)
 
 
 _case = partial(case, attention_with_lse)
 
 CASES = (
-    _case("plain"),
+    _case("plain", tags="compiled"),
     _case("example", batch="", tags="tiny", M=3, N=4, H=2, G=1, K=2, V=3),
     _case("causal", biases.causal, tags="tiny", batch="", M=3, N=3, K=2, V=2),
     _case("cross", N=7, V=6),
@@ -184,14 +185,14 @@ CASES = (
     _case("mask, bias", lambda b: Bias.of(random.bernoulli(random.key(2), 0.6, (5, 5))) & Bias.of(b), "H M N"),
     _case("padding", lambda: biases.span(0, torch.tensor([[4], [2]])), M=3),
     _case("window", lambda: biases.local(1, 2), M=9, N=9),
-    _case("window and causal", lambda: biases.local(3, 0).causal("bottom-right"), M=6, N=8),
+    _case("window and causal", lambda: biases.local(3, 0).causal("bottom-right"), tags="compiled", M=6, N=8),
     _case("segments", lambda: biases.segments([2, 0, 3], [3, 1, 3]).causal("bottom-right"), N=7, H=4),
     _case("padded", lambda: biases.padded([2, 1, 2], 3, [3, 1, 0]).causal(), N=9),
     _case("alibi", lambda slopes: biases.causal() + biases.alibi(slopes), "H", tags="tiny", B=1, M=3, N=3, K=2),
     _case("blind rows", lambda: torch.tensor([True, False, True, False, True])[:, None]),
     _case("blind", lambda: biases.span(0, 0)),
     _case("dropout", biases.causal, p=0.3, H=4),
-    _case("dropout and bias", lambda b: b, "1 M N", p=0.5, H=4, G=2, tags="tiny", B=1, M=3, N=3, K=2, V=2),
+    _case("dropout and bias", lambda b: b, "1 M N", p=0.5, H=4, G=2, tags="tiny compiled", B=1, M=3, N=3, K=2, V=2),
     _case("scaled", scale=1.5),
     _case("turned", biases.causal, scale=-1.5, N=7),
     _case("level", biases.causal, scale=0.0),

@@ -1,0 +1,74 @@
+"""Every Triton kernel as it ships, compiled ahead of time: it fits, and keeps its numbers in registers.
+
+An interpreter takes what a compiler refuses, so this is asked of each member of each family, at every size of tile,
+on the cases that are tagged ``compiled``.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from importlib.util import find_spec
+from typing import Any
+
+import pytest
+import torch
+
+from xfn._core.case import Case
+from xfn._core.dispatch import module
+from xfn._core.member import Member
+from xfn._core.primitive import Primitive
+from xfn.info import primitives
+
+from ..laws.test_kernels import Arguments
+
+compiler = pytest.importorskip("tests.gpu.compiler", reason="triton is not installed")
+ARCHITECTURES = (80, 90, 100)
+WIDTHS = tuple((dtype, width) for dtype in (torch.bfloat16, torch.float32) for width in (64, 128, 256))
+SPILL, ROOM, NEVER = 128, 512, 1 << 20
+"""Bytes a thread may spill: in half types behind a mask at most, in other calls, and in the launch that cleans,
+which is there for numbers that are not finite."""
+
+
+def calls() -> Iterator[Any]:
+    """Each case at the smallest tiles, and the first at all of them."""
+    for primitive, cases in primitives():
+        if find_spec(f"xfn.kernels.triton.{primitive.name}") is None:
+            continue
+        tagged = [case for case in cases if "compiled" in case.tags]
+        for architecture in ARCHITECTURES:
+            for i, case in enumerate(tagged):
+                for dtype, width in WIDTHS if i == 0 else WIDTHS[:1]:
+                    name = f"{primitive.name}-{case}-{str(dtype).removeprefix('torch.')}-{width}-sm{architecture}"
+                    yield pytest.param(primitive, case, dtype, width, architecture, id=name)
+
+
+def members(primitive: Primitive) -> list[Member]:
+    return [m for m in primitive.family if hasattr(module("triton", primitive.name), m.member)]
+
+
+@pytest.mark.parametrize(("primitive", "case", "dtype", "width", "architecture"), list(calls()))
+def test_a_kernel_fits(primitive: Primitive, case: Case, dtype: torch.dtype, width: int, architecture: int) -> None:
+    at = Arguments(primitive, replace(case, sizes={**case.sizes, "K": width, "V": width}), dtype)
+    plain = dtype != torch.float32 and all(t is None for t in (*at.groups["x"][3:], at.groups["c"][-1]))
+    with compiler.compiling(architecture) as found:
+        for member in members(primitive):
+            groups = at.of(member)
+            kernel = getattr(module("triton", primitive.name), member.member)
+            kernel(*groups, *[at.needs] * member.inward, **at.options)
+    assert found
+    spill = lambda k: NEVER if k.strict else SPILL if plain else ROOM
+    against = [why for k in found for why in k.against(architecture, spill(k))]
+    assert not against, "\n".join(against)
+
+
+def test_a_kernel_that_does_not_fit_is_found() -> None:
+    """Tiles far too large for a program."""
+    launch = pytest.importorskip("xfn.kernels.triton.attention.launch")
+    primitive, cases = next((p, cases) for p, cases in primitives() if p.name == "attention")
+    at = Arguments(primitive, replace(cases[0], sizes={**cases[0].sizes, "K": 256, "V": 256}), torch.bfloat16)
+    large = {"BM": 128, "BN": 128, "num_warps": 4, "num_stages": 3}
+    with pytest.MonkeyPatch.context() as patch, compiler.compiling(90) as found:
+        patch.setattr(launch, "tiles", lambda *_: large)
+        module("triton", "attention").forward(*at.of(primitive.forward), **at.options)
+    (why, *more) = found[0].against(90, SPILL)
+    assert "bytes of shared memory" in why + "".join(more)
+    assert "bytes spilt" in why + "".join(more)

@@ -1,0 +1,113 @@
+"""Triton's kernels, interpreted on the CPU: what ``laws/test_kernels.py`` does not ask of every kernel.
+
+This process must have been told so before triton is imported: ``make gpu`` runs it, and those laws, with
+TRITON_INTERPRET=1 and ``-p tests.gpu.interpreter``.
+"""
+
+import os
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, func
+from torch.utils import _pytree as tree
+
+import xfn
+from xfn import bias
+
+from ..cases import error
+from ..laws.test_fuzz import FUZZ, Problem, numbers, problems
+from ..ops.test_attention_spoilt import APART
+
+WIDEST = 256
+pytestmark = pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="triton does not interpret here")
+
+
+def both(problem: Problem, backend: str, dtype: torch.dtype) -> dict[str, Any]:
+    """Value and gradient, on numbers rounded to the problem's dtype."""
+    x = tuple(t.to(dtype) for t in problem.tensors(0))
+    y, pull = func.vjp(problem.call(backend), *x)[:2]
+    generator = torch.Generator().manual_seed(problem.seed)
+    dy = tuple(torch.randn(t.shape, generator=generator, dtype=torch.float64).to(problem.dtype).to(t.dtype) for t in y)
+    return {"forward": y, "backward": pull(dy)}
+
+
+def runs(problem: Problem) -> bool:
+    """Nothing that is refused."""
+    return problem.dtype != torch.float64 and max(shape[-1] for shape in problem.shapes) <= WIDEST
+
+
+@pytest.mark.usefixtures("poisoned")
+@settings(FUZZ, max_examples=40)
+@given(problems(st.integers(1, 40), st.integers(1, 40)).filter(runs))
+def test_any_call_equals_the_reference(problem: Problem) -> None:
+    """Within three times the reference's own error and thirty-two roundings."""
+    got, same = (both(problem, backend, problem.dtype) for backend in ("triton", "reference"))
+    exact = both(problem, "reference", torch.float64)
+    for member, want in exact.items():
+        mine, theirs, right = (numbers(found) for found in (got[member], same[member], want))
+        allowed = 3 * error(theirs, right) + 32 * torch.finfo(problem.dtype).eps
+        found = error(mine, right)
+        assert found <= allowed, f"{member}: error {found:.2e} exceeds {allowed:.2e}"
+
+
+@pytest.mark.parametrize("spoil", ["q", "k", "v", "dout", "dlse"])
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+@pytest.mark.parametrize("hides", APART.values(), ids=APART)
+def test_two_documents_never_meet(hides: Any, bad: float, spoil: str) -> None:
+    """All about the second document is spoilt; the first does not change by a bit."""
+    shapes = {"q": (5, 2, 4), "k": (5, 2, 4), "v": (5, 2, 4), "dout": (5, 2, 4), "dlse": (2, 5)}
+    clean = {name: torch.randn(shape) for name, shape in shapes.items()}
+    spoilt = {name: t.clone() for name, t in clean.items()}
+    spoilt[spoil][(..., slice(3, None)) if spoil == "dlse" else slice(2 if spoil in "kv" else 3, None)] = bad
+
+    def results(at: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        f = lambda *x: xfn.attention_with_lse(*x, hides, backend="triton")
+        y, pull = func.vjp(f, *(at[n] for n in "qkv"))[:2]
+        out, lse = y
+        dq, dk, dv = pull((at["dout"], at["dlse"]))
+        return out[:3], lse[:, :3], dq[:3], dk[:2], dv[:2]
+
+    pairs = zip(results(spoilt), results(clean), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_a_spoilt_key_is_seen() -> None:
+    """Cleaning hides nothing from the queries that see it."""
+    q, k, v = torch.randn(3, 5, 2, 4)
+    k[3, 1] = torch.nan
+    out, lse = xfn.attention_with_lse(q, k, v, bias.causal(), backend="triton")
+    assert out[3:, 1].isnan().all()
+    assert lse[1, 3:].isnan().all()
+    assert out[:3].isfinite().all()
+    assert out[:, 0].isfinite().all()
+
+
+def test_a_blind_row_takes_any_cotangent() -> None:
+    q, k, v = torch.randn(3, 2, 4), torch.randn(4, 2, 4), torch.randn(4, 2, 4)
+    sees = torch.tensor([True, False, True])[:, None]
+    slope = func.grad(lambda *x: xfn.attention_with_lse(*x, sees, backend="triton")[1].square().sum(), (0, 1))
+    dq, dk = slope(q, k, v)
+    assert (dq[1] == 0).all()
+    assert dk.isfinite().all()
+
+
+def test_maps_and_batches_of_any_rank_are_strides() -> None:
+    """Per-example gradients under two maps, keys shared by one of them, equal those of each example alone."""
+    q, k, v = torch.randn(2, 3, 2, 5, 2, 4), torch.randn(3, 2, 5, 1, 4), torch.randn(3, 2, 5, 1, 4)
+    f = lambda *x: xfn.attention(*x, bias.causal(), backend="triton").square().sum()
+    slope = func.grad(f, (0, 1, 2))
+    mapped = func.vmap(func.vmap(slope), (0, None, None))(q, k, v)
+    for i in range(2):
+        for j in range(3):
+            alone = slope(q[i, j], k[j], v[j])
+            assert all(torch.allclose(a[i, j], b, atol=1e-5) for a, b in zip(mapped, alone, strict=True))
+
+
+def test_bits_repeat() -> None:
+    x = torch.randn(3, 2, 40, 4, 8)
+    b = torch.randn(1, 4, 40, 40)
+    slope = func.grad(lambda q, k, v, b: xfn.attention(q, k, v, b, backend="triton").square().sum(), (0, 1, 2, 3))
+    assert all(torch.equal(a, b) for a, b in zip(*(tree.tree_leaves(slope(*x, b)) for _ in range(2)), strict=True))

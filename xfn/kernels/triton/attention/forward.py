@@ -1,0 +1,77 @@
+"""out and lse of a tile of queries, in one pass over the keys that it sees, with a running maximum.
+
+What is hidden has weight 0, but 0 · NaN is NaN. A program whose results are not finite leaves word of it, and where
+there is a mask a second launch, ``STRICT``, does those tiles again, with zeros for keys and queries that are not finite
+and NaNs for the logits of those they may meet.
+"""
+
+import triton
+import triton.language as tl
+
+from .._tile import load, sound, start, store, turn, whole, within
+from .logits import INF, LN2, bounds, kept, logits, marked, phases
+
+
+@triton.jit
+def forward(
+    x, out, lse, leaked, size, numbers,
+    K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr, PRECISION: tl.constexpr, STRICT: tl.constexpr,
+):  # fmt: skip
+    pid = tl.program_id(0)
+    if STRICT:  # noqa: SIM102 - known when compiled, and only then is there something to load
+        if tl.load(leaked + pid) == 0:
+            return
+    i_m, i_bh = turn(pid, tl.cdiv(size.M, BM), size.examples * size.H)
+    i_b, i_h = i_bh // size.H, i_bh % size.H
+    o_m = i_m * BM + tl.arange(0, BM)
+    q = load(start(x.q, i_b, i_h, size.inner), x.q, o_m, size.M, K, BK)  # [BM, BK]
+    clean = None
+    if STRICT:
+        clean = sound(q)
+        q = tl.where(clean[:, None], q, 0.0)
+    p_k = start(x.k, i_b, i_h // size.R, size.inner)
+    p_v = start(x.v, i_b, i_h // size.R, size.inner)
+    lo, hi = bounds(x, size, i_b, o_m)
+    least, first, last, most = phases(x, size, lo, hi, BN)
+
+    top = tl.full([BM], -INF, tl.float32)
+    total = tl.zeros([BM], tl.float32)
+    acc = tl.zeros([BM, BV], tl.float32)
+    for phase in tl.static_range(3):
+        if phase == 0:
+            begin, end = least, first
+        elif phase == 1:
+            begin, end = first, last
+        else:
+            begin, end = last, most
+        if phase > 0 or x.lo.data is not None:
+            for n0 in tl.range(begin, end, BN):
+                o_n = n0 + tl.arange(0, BN)
+                k = load(p_k, x.k, o_n, size.N, K, BK, phase != 1)
+                v = load(p_v, x.v, o_n, size.N, V, BV, phase != 1)
+                if STRICT:
+                    good = sound(k) & sound(v)
+                    k = tl.where(good[:, None], k, 0.0)
+                    v = tl.where(good[:, None], v, 0.0)
+                s = logits(q, k, x, size, numbers, lo, hi, i_b, i_h, o_m, o_n, phase != 1, PRECISION)
+                if STRICT:
+                    s = marked(s, clean, good)
+                higher = tl.maximum(top, tl.max(s, 1))
+                base = tl.where(higher == -INF, 0.0, higher)
+                P = tl.exp2(s - base[:, None])
+                shrink = tl.exp2(top - base)
+                total = total * shrink + tl.sum(P, 1)
+                if x.key.data is not None:
+                    P = tl.where(kept(x, size, numbers, i_b, i_h, o_m, n0, BM, BN), P, 0.0)
+                acc = tl.dot(P.to(v.dtype), v, acc * shrink[:, None], input_precision=PRECISION)
+                top = higher
+    some = total != 0
+    total = tl.where(some, total, 1.0)
+    acc = acc * (numbers.gain / total)[:, None]
+    store(start(out, i_b, i_h, size.inner), out, acc, o_m, size.M, V, BV)
+    found = tl.where(some, (top + tl.log2(total)) * LN2, -INF)
+    p_lse = start(lse, i_b, i_h, size.inner)
+    tl.store(p_lse + o_m.to(tl.int64) * lse.row, found, mask=o_m < size.M)
+    if not STRICT and leaked is not None:
+        tl.store(leaked + pid, 1 - whole(acc, within(o_m, size.M, V, BV)))

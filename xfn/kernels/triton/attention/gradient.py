@@ -1,0 +1,250 @@
+"""Gradients, recomputed tile by tile from lse. With P = softmax(s), D the dropout factors and δ = dout · out − dlse:
+
+    Y = D ∘ (dout vᵀ),  dS = P ∘ (Y − δ)
+    dq = scale dS k,  dk = scale dSᵀ q,  dv = (P ∘ D)ᵀ dout,  dbias = dS,  dslopes = −Σ dS |m − n|
+
+``by_queries`` sums over keys and leaves δ behind, ``by_keys`` sums over queries and over the heads that share a key
+head, ``by_bias`` over whatever shares a coefficient. Each number is summed by one program in one order.
+"""
+
+import triton
+import triton.language as tl
+
+from .._tile import load, sound, start, store, turn, whole, within
+from .logits import INF, LOG2E, bounds, kept, logits, marked, phases
+
+
+@triton.jit
+def row(t, i_b, i_h, size, o_m):
+    """Numbers ``[BM]`` of rows, zero behind the last."""
+    return tl.load(start(t, i_b, i_h, size.inner) + o_m.to(tl.int64) * t.row, mask=o_m < size.M, other=0.0)
+
+
+@triton.jit
+def reach(lse, i_b, i_h, size, o_m):
+    """lse in base 2, ∞ for rows that see nothing, whose weights are then 0."""
+    found = row(lse, i_b, i_h, size, o_m) * LOG2E
+    return tl.where((found == -INF) | (o_m >= size.M), INF, found)
+
+
+@triton.jit
+def slope(
+    q, k, v, dout, reach_m, delta, x, size, numbers, lo, hi, i_b, i_h, o_m, n0, clean, good,
+    BM: tl.constexpr, BN: tl.constexpr, EDGE: tl.constexpr, PRECISION: tl.constexpr, STRICT: tl.constexpr,
+):  # fmt: skip
+    """P ∘ D and dS of a tile."""
+    o_n = n0 + tl.arange(0, BN)
+    s = logits(q, k, x, size, numbers, lo, hi, i_b, i_h, o_m, o_n, EDGE, PRECISION)
+    if STRICT:
+        s = marked(s, clean, good)
+    P = tl.exp2(s - reach_m[:, None])
+    Y = tl.dot(dout, tl.trans(v), input_precision=PRECISION)
+    if STRICT:
+        P = tl.where(s == -INF, 0.0, P)
+    dropped = P
+    if x.key.data is not None:
+        keeps = kept(x, size, numbers, i_b, i_h, o_m, n0, BM, BN)
+        dropped = tl.where(keeps, P * numbers.gain, 0.0)
+        Y = tl.where(keeps, Y * numbers.gain, 0.0)
+    dS = P * (Y - delta[:, None])
+    if STRICT:
+        dS = tl.where(s == -INF, 0.0, dS)
+    return dropped, dS
+
+
+@triton.jit
+def by_queries(
+    x, out, lse, dout, dlse, delta, dq, dslopes, leaked, size, numbers,
+    K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr, PRECISION: tl.constexpr, STRICT: tl.constexpr,
+):  # fmt: skip
+    pid = tl.program_id(0)
+    if STRICT:  # noqa: SIM102 - known when compiled, and only then is there something to load
+        if tl.load(leaked + pid) == 0:
+            return
+    i_m, i_bh = turn(pid, tl.cdiv(size.M, BM), size.examples * size.H)
+    i_b, i_h = i_bh // size.H, i_bh % size.H
+    o_m = i_m * BM + tl.arange(0, BM)
+    q = load(start(x.q, i_b, i_h, size.inner), x.q, o_m, size.M, K, BK)  # [BM, BK]
+    do = tl.zeros([BM, BV], x.v.data.dtype.element_ty)
+    found = tl.zeros([BM], tl.float32)
+    if dout.data is not None:
+        do = load(start(dout, i_b, i_h, size.inner), dout, o_m, size.M, V, BV)  # [BM, BV]
+        o = load(start(out, i_b, i_h, size.inner), out, o_m, size.M, V, BV)
+        found = tl.sum(do.to(tl.float32) * o.to(tl.float32), 1)
+    if dlse.data is not None:
+        found -= row(dlse, i_b, i_h, size, o_m)
+    p_delta = start(delta, i_b, i_h, size.inner)
+    tl.store(p_delta + o_m.to(tl.int64) * delta.row, found, mask=o_m < size.M)
+    clean = None
+    if STRICT:
+        clean = sound(q) & sound(do)
+        q = tl.where(clean[:, None], q, 0.0)
+        do = tl.where(clean[:, None], do, 0.0)
+    reach_m = reach(lse, i_b, i_h, size, o_m)
+    p_k = start(x.k, i_b, i_h // size.R, size.inner)
+    p_v = start(x.v, i_b, i_h // size.R, size.inner)
+    lo, hi = bounds(x, size, i_b, o_m)
+    least, first, last, most = phases(x, size, lo, hi, BN)
+
+    acc = tl.zeros([BM, BK], tl.float32)
+    bent = tl.zeros([BM], tl.float32)
+    for phase in tl.static_range(3):
+        if phase == 0:
+            begin, end = least, first
+        elif phase == 1:
+            begin, end = first, last
+        else:
+            begin, end = last, most
+        if phase > 0 or x.lo.data is not None:
+            for n0 in tl.range(begin, end, BN):
+                o_n = n0 + tl.arange(0, BN)
+                k = load(p_k, x.k, o_n, size.N, K, BK, phase != 1)
+                v = load(p_v, x.v, o_n, size.N, V, BV, phase != 1)
+                good = None
+                if STRICT:
+                    good = sound(k) & sound(v)
+                    k = tl.where(good[:, None], k, 0.0)
+                    v = tl.where(good[:, None], v, 0.0)
+                _, dS = slope(
+                    q, k, v, do, reach_m, found, x, size, numbers, lo, hi, i_b, i_h, o_m, n0, clean, good,
+                    BM, BN, phase != 1, PRECISION, STRICT,
+                )  # fmt: skip
+                acc = tl.dot(dS.to(k.dtype), k, acc, input_precision=PRECISION)
+                if dslopes.data is not None:
+                    bent -= tl.sum(dS * tl.abs(o_m[:, None] - o_n[None, :]).to(tl.float32), 1)
+    acc = acc * numbers.scale
+    store(start(dq, i_b, i_h, size.inner), dq, acc, o_m, size.M, K, BK)
+    if dslopes.data is not None:
+        p_slopes = start(dslopes, i_b, i_h, size.inner)
+        tl.store(p_slopes + o_m.to(tl.int64) * dslopes.row, bent, mask=o_m < size.M)
+    if not STRICT and leaked is not None:
+        tl.store(leaked + pid, 1 - whole(acc, within(o_m, size.M, K, BK)))
+
+
+@triton.jit
+def seen(x, size, i_b, n0, BM: tl.constexpr, BN: tl.constexpr):
+    """The first query that sees one of the keys n0 … n0 + BN, and the one behind the last."""
+    first, last = 0, size.M
+    if x.lo.data is not None or x.hi.data is not None:
+        first, last = size.M, 0
+        for m0 in tl.range(0, size.M, 1024):
+            o_m = m0 + tl.arange(0, 1024)
+            lo, hi = bounds(x, size, i_b, o_m)
+            meets = (o_m < size.M) & (lo < n0 + BN) & (hi > n0) & (lo < hi)
+            first = tl.minimum(first, tl.min(tl.where(meets, o_m, size.M)))
+            last = tl.maximum(last, tl.max(tl.where(meets, o_m + 1, 0)))
+    return first // BM, tl.cdiv(last, BM)
+
+
+@triton.jit
+def by_keys(
+    x, lse, dout, delta, dk, dv, leaked, size, numbers,
+    K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr, PRECISION: tl.constexpr, STRICT: tl.constexpr,
+):  # fmt: skip
+    pid = tl.program_id(0)
+    if STRICT:  # noqa: SIM102 - known when compiled, and only then is there something to load
+        if tl.load(leaked + pid) == 0:
+            return
+    G = size.H // size.R
+    i_n, i_bg = turn(pid, tl.cdiv(size.N, BN), size.examples * G)
+    i_n = tl.cdiv(size.N, BN) - 1 - i_n
+    i_b, i_g = i_bg // G, i_bg % G
+    n0 = i_n * BN
+    o_n = n0 + tl.arange(0, BN)
+    k = load(start(x.k, i_b, i_g, size.inner), x.k, o_n, size.N, K, BK)  # [BN, BK]
+    v = load(start(x.v, i_b, i_g, size.inner), x.v, o_n, size.N, V, BV)  # [BN, BV]
+    good = None
+    if STRICT:
+        good = sound(k) & sound(v)
+        k = tl.where(good[:, None], k, 0.0)
+        v = tl.where(good[:, None], v, 0.0)
+    first, last = seen(x, size, i_b, n0, BM, BN)
+    count = tl.maximum(last - first, 0)
+
+    acc_k = tl.zeros([BN, BK], tl.float32)
+    acc_v = tl.zeros([BN, BV], tl.float32)
+    for step in tl.range(0, count * size.R):
+        i_h = i_g * size.R + step // count
+        o_m = (first + step % count) * BM + tl.arange(0, BM)
+        q = load(start(x.q, i_b, i_h, size.inner), x.q, o_m, size.M, K, BK)  # [BM, BK]
+        do = tl.zeros([BM, BV], x.v.data.dtype.element_ty)
+        if dout.data is not None:
+            do = load(start(dout, i_b, i_h, size.inner), dout, o_m, size.M, V, BV)  # [BM, BV]
+        clean = None
+        if STRICT:
+            clean = sound(q) & sound(do)
+            q = tl.where(clean[:, None], q, 0.0)
+            do = tl.where(clean[:, None], do, 0.0)
+        lo, hi = bounds(x, size, i_b, o_m)
+        dropped, dS = slope(
+            q, k, v, do, reach(lse, i_b, i_h, size, o_m), row(delta, i_b, i_h, size, o_m), x, size, numbers, lo, hi,
+            i_b, i_h, o_m, n0, clean, good, BM, BN, True, PRECISION, STRICT,
+        )  # fmt: skip
+        if dv.data is not None:
+            acc_v = tl.dot(tl.trans(dropped.to(do.dtype)), do, acc_v, input_precision=PRECISION)
+        if dk.data is not None:
+            acc_k = tl.dot(tl.trans(dS.to(q.dtype)), q, acc_k, input_precision=PRECISION)
+    acc_k = acc_k * numbers.scale
+    if dk.data is not None:
+        store(start(dk, i_b, i_g, size.inner), dk, acc_k, o_n, size.N, K, BK)
+    if dv.data is not None:
+        store(start(dv, i_b, i_g, size.inner), dv, acc_v, o_n, size.N, V, BV)
+    if not STRICT and leaked is not None:
+        fine = whole(acc_k, within(o_n, size.N, K, BK)) * whole(acc_v, within(o_n, size.N, V, BV))
+        tl.store(leaked + pid, 1 - fine)
+
+
+@triton.jit
+def by_bias(
+    x, lse, dout, delta, dense, outer, inner, heads, rows, cols, size, numbers,
+    K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """The gradient of a dense bias ``[outer, inner, heads, rows, cols]``, summed over all that is 1 there and is not in
+    the call. What is hidden gets nothing, so there is nothing to clean."""
+    pid = tl.program_id(0)
+    m_tiles, n_tiles = tl.cdiv(rows, BM), tl.cdiv(cols, BN)
+    i_n = pid % n_tiles
+    i_m = pid // n_tiles % m_tiles
+    own_h = pid // (n_tiles * m_tiles) % heads
+    own_i = pid // (n_tiles * m_tiles * heads) % inner
+    own_o = pid // (n_tiles * m_tiles * heads * inner)
+    over_o = size.examples // size.inner // outer
+    over_i, over_h = size.inner // inner, size.H // heads
+    over_m = tl.where(rows == size.M, 1, tl.cdiv(size.M, BM))
+    over_n = tl.where(cols == size.N, 1, tl.cdiv(size.N, BN))
+    acc = tl.zeros([BM, BN], tl.float32)
+    for step in tl.range(0, over_o * over_i * over_h * over_m * over_n):
+        n0 = (i_n + step % over_n) * BN
+        m0 = (i_m + step // over_n % over_m) * BM
+        i_h = own_h + step // (over_n * over_m) % over_h
+        i_i = own_i + step // (over_n * over_m * over_h) % over_i
+        i_o = own_o + step // (over_n * over_m * over_h * over_i)
+        i_b = i_o * size.inner + i_i
+        o_m, o_n = m0 + tl.arange(0, BM), n0 + tl.arange(0, BN)
+        q = load(start(x.q, i_b, i_h, size.inner), x.q, o_m, size.M, K, BK)  # [BM, BK]
+        k = load(start(x.k, i_b, i_h // size.R, size.inner), x.k, o_n, size.N, K, BK)  # [BN, BK]
+        v = load(start(x.v, i_b, i_h // size.R, size.inner), x.v, o_n, size.N, V, BV)  # [BN, BV]
+        do = tl.zeros([BM, BV], x.v.data.dtype.element_ty)
+        if dout.data is not None:
+            do = load(start(dout, i_b, i_h, size.inner), dout, o_m, size.M, V, BV)  # [BM, BV]
+        lo, hi = bounds(x, size, i_b, o_m)
+        good = sound(k) & sound(v)
+        clean = sound(q) & sound(do)
+        _, dS = slope(
+            q, k, v, do, reach(lse, i_b, i_h, size, o_m), row(delta, i_b, i_h, size, o_m), x, size, numbers, lo, hi,
+            i_b, i_h, o_m, n0, clean, good, BM, BN, True, PRECISION, True,
+        )  # fmt: skip
+        acc += dS
+    o_m, o_n = i_m * BM + tl.arange(0, BM), i_n * BN + tl.arange(0, BN)
+    if rows < size.M:
+        acc = tl.where((tl.arange(0, BM) == 0)[:, None], tl.sum(acc, 0)[None, :], 0.0)
+    if cols < size.N:
+        acc = tl.where((tl.arange(0, BN) == 0)[None, :], tl.sum(acc, 1)[:, None], 0.0)
+    p = dense.data + own_o.to(tl.int64) * dense.outer + own_i.to(tl.int64) * dense.inner
+    p += own_h.to(tl.int64) * dense.head
+    p_dense = p + o_m.to(tl.int64)[:, None] * dense.row + o_n.to(tl.int64)[None, :] * dense.col
+    inside = (o_m < rows)[:, None] & (o_n < cols)[None, :]
+    tl.store(p_dense, acc.to(dense.data.dtype.element_ty), mask=inside)

@@ -1,0 +1,126 @@
+"""From tensors to launches: batches as strides, tiles by head size, and the second launch that cleans."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...._core.kinds import wide
+from ...._core.philox import threshold
+from ...._core.shapes import broadcast
+from .._tile import ABSENT, View
+from .config import tiles
+from .logits import Numbers, Operands, Size
+
+Maybe = Tensor | None
+Group = Sequence[Maybe]
+
+RANKS = {"x": (3, 3, 3, 3, 1), "c": (1, 1, 1), "y": (3, 2)}
+"""Dims that are not batch: of q k v dense slopes, of lo hi key, of out lse."""
+
+
+class Launch:
+    """One call: its operands as views, and how its kernels are launched."""
+
+    def __init__(
+        self, x: Group, c: Group, p: float, scale: float, tx: Sequence[Group] = (), ys: Sequence[Group] = ()
+    ) -> None:
+        """``tx``: tangents of x; ``ys``: outputs, their cotangents and tangents."""
+        groups = [("x", x), ("c", c), *(("x", t) for t in tx), *(("y", y) for y in ys)]
+        self.batch = broadcast(
+            tuple(t.shape[: t.dim() - rank])
+            for row, group in groups
+            for t, rank in zip(group, RANKS[row], strict=True)
+            if t is not None
+        )
+        q, k, v = x[:3]
+        assert q is not None
+        assert k is not None
+        assert v is not None
+        self.like, self.masked = q, any(t is not None for t in (x[3], c[0], c[1]))
+        (M, H, K), (N, G), V = q.shape[-3:], k.shape[-3:-1], v.shape[-1]
+        self.x = Operands(*self.operands(x), *self.constants(c))
+        self.size = Size(M, N, H, H // G, math.prod(self.batch), self.batch[-1] if self.batch else 1)
+        drop = 0 if c[2] is None else threshold(p)
+        self.numbers = Numbers(float(scale), drop, 65536 / (65536 - drop))
+        self.widths = {"K": K, "V": V, "BK": padded(K), "BV": padded(V)}
+        self.rich = any(t is not None for t in (*x[3:], c[2]))
+
+    # Tensors as views.
+
+    def view(self, t: Maybe, rank: int, dims: str) -> View:
+        """A tensor with its dims behind the batch named: h a head, r a row, c a column, f features side by side."""
+        if t is None:
+            return ABSENT
+        if dims[-1] == "f" and t.stride(-1) != 1:
+            t = t.contiguous()
+        whole = t.expand(*self.batch, *t.shape[t.dim() - rank :])
+        if len(self.batch) > 2:
+            whole = whole.flatten(0, len(self.batch) - 2)
+        steps = [0] * (2 + rank - whole.dim()) + [
+            0 if size == 1 else step for size, step in zip(whole.shape, whole.stride(), strict=True)
+        ]
+        data = whole.view(torch.uint8) if t.dtype == torch.bool else whole
+        step = dict(zip("oi" + dims, steps, strict=True))
+        return View(data, step["o"], step["i"], step.get("h", 0), step.get("r", 0), step.get("c", 0))
+
+    def rows(self, t: Maybe) -> View:
+        """``[..., M, H, F]`` and its like."""
+        return self.view(t, 3, "rhf")
+
+    def row(self, t: Maybe) -> View:
+        """``[..., H, M]``."""
+        return self.view(t, 2, "hr")
+
+    def constants(self, c: Group) -> list[View]:
+        """The bounds and the key."""
+        return [self.view(t, 1, dim) for t, dim in zip(c, "rrc", strict=True)]
+
+    def operands(self, x: Group) -> list[View]:
+        """x, or a tangent of it."""
+        return [*(self.rows(t) for t in x[:3]), self.view(x[3], 3, "hrc"), self.view(x[4], 1, "h")]
+
+    def new(self, *dims: int, dtype: torch.dtype | None = None) -> Tensor:
+        """A result, over the whole batch."""
+        return self.like.new_empty(*self.batch, *dims, dtype=dtype)
+
+    def outputs(self) -> tuple[Tensor, Tensor]:
+        """Where out and lse, or their tangents, are written."""
+        M, _, H = self.size[:3]
+        return self.new(M, H, self.widths["V"]), self.new(H, M, dtype=wide(self.like.dtype))
+
+    def gradient(self, t: Tensor) -> Tensor:
+        """Where the gradient of an operand is written: in its dtype, unless examples are still to be summed."""
+        shape = (*self.batch, *t.shape[-3:])
+        return self.like.new_empty(shape, dtype=t.dtype if math.prod(shape) == t.numel() else torch.float32)
+
+    # Launches.
+
+    def tiles(self, kernel: str) -> dict[str, int]:
+        widest = max(self.widths["BK"], self.widths["BV"])
+        return tiles(kernel, widest, self.like.dtype, self.rich)
+
+    def run(self, kernel: Any, tiles: int, shape: Mapping[str, int], *args: Any, strict: bool | None = None) -> None:
+        """A program per tile."""
+        precision = "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"
+        with torch.cuda.device_of(self.like):
+            constants = {**shape, **self.widths} | ({} if strict is None else {"STRICT": strict})
+            kernel[(tiles,)](*args, self.size, self.numbers, **constants, PRECISION=precision)
+
+    def clean(self, kernel: Any, tiles: int, shape: Mapping[str, int], *args: Any) -> None:
+        """A program per tile; behind a mask, those whose results are not finite run again."""
+        leaked = self.like.new_empty(tiles, dtype=torch.int8) if self.masked else None
+        for strict in (False, True)[: 1 + self.masked]:
+            self.run(kernel, tiles, shape, *args, leaked, strict=strict)
+
+
+def padded(features: int) -> int:
+    """Tiles are powers of two, and products at least 16 wide."""
+    return max(16, 1 << (features - 1).bit_length())
+
+
+def fit(grad: Maybe, t: Maybe) -> Maybe:
+    """A gradient per example in the shape and dtype of its operand."""
+    return None if grad is None or t is None else grad.sum_to_size(t.shape).to(t.dtype)
