@@ -53,22 +53,23 @@ def test_any_call_equals_the_reference(problem: Problem) -> None:
         assert found <= allowed, f"{member}: error {found:.2e} exceeds {allowed:.2e}"
 
 
-@pytest.mark.parametrize("spoil", ["q", "k", "v", "dout", "dlse"])
+@pytest.mark.parametrize("spoil", ["q", "k", "v", "dout", "dlse", "tq", "tk", "tv"])
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
 @pytest.mark.parametrize("hides", APART.values(), ids=APART)
 def test_two_documents_never_meet(hides: Any, bad: float, spoil: str) -> None:
     """All about the second document is spoilt; the first does not change by a bit."""
-    shapes = {"q": (5, 2, 4), "k": (5, 2, 4), "v": (5, 2, 4), "dout": (5, 2, 4), "dlse": (2, 5)}
+    shapes = dict.fromkeys(("q", "k", "v", "tq", "tk", "tv", "dout"), (5, 2, 4)) | {"dlse": (2, 5)}
     clean = {name: torch.randn(shape) for name, shape in shapes.items()}
     spoilt = {name: t.clone() for name, t in clean.items()}
-    spoilt[spoil][(..., slice(3, None)) if spoil == "dlse" else slice(2 if spoil in "kv" else 3, None)] = bad
+    spoilt[spoil][(..., slice(3, None)) if spoil == "dlse" else slice(2 if spoil[-1] in "kv" else 3, None)] = bad
 
     def results(at: dict[str, Tensor]) -> tuple[Tensor, ...]:
         f = lambda *x: xfn.attention_with_lse(*x, hides, backend="triton")
         y, pull = func.vjp(f, *(at[n] for n in "qkv"))[:2]
         out, lse = y
         dq, dk, dv = pull((at["dout"], at["dlse"]))
-        return out[:3], lse[:, :3], dq[:3], dk[:2], dv[:2]
+        tout, tlse = func.jvp(f, tuple(at[n] for n in "qkv"), tuple(at["t" + n] for n in "qkv"))[1]
+        return out[:3], lse[:, :3], dq[:3], dk[:2], dv[:2], tout[:3], tlse[:, :3]
 
     pairs = zip(results(spoilt), results(clean), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)

@@ -1,4 +1,4 @@
-"""Attention in Triton, forward and backward, on a GPU; on the CPU where Triton interprets its kernels.
+"""Attention in Triton, forward, backward and jvp, on a GPU; on the CPU where Triton interprets its kernels.
 
 Keys come in tiles past a tile of queries, with a running maximum; gradients are recomputed from lse. Nothing is added
 atomically: each number is summed by one program in one order, so that a call's bits repeat.
@@ -17,8 +17,9 @@ from .config import INTERPRETED
 from .forward import forward as _forward
 from .gradient import by_bias, by_keys, by_queries
 from .launch import Group, Launch, Maybe, fit
+from .logits import Operands
+from .tangent import tangent
 
-HALVES = (torch.float16, torch.bfloat16)
 WIDEST = 256
 
 
@@ -31,6 +32,9 @@ def supports(call: Call) -> list[str]:
         f"it runs on {' or '.join(devices)}, not on {q.device.type}": q.device.type not in devices,
         f"{str(q.dtype).removeprefix('torch.')} is not float32, bfloat16 or float16": q.dtype == torch.float64,
         f"{widest} features are more than {WIDEST}": widest > WIDEST,
+        "its tangents of more than 128 features are in half types": (
+            call.member == "jvp" and q.dtype == torch.float32 and widest > 128
+        ),
         "a tensor is empty": any(t is not None and not t.numel() for t in call.tensors.values()),
         "it adds no integers": dense is not None and not (dense.is_floating_point() or dense.dtype == torch.bool),
     }
@@ -70,6 +74,16 @@ def backward(x: Group, c: Group, y: Group, dy: Group, needs: Sequence[bool], *, 
     ddense = None if wanted[3] is None else _bias(call, wanted[3], lse, dout, delta)
     grads = [dq, dk, dv, ddense, None if dslopes is None else dslopes.sum(-1)]
     return [fit(grad, t) for grad, t in zip(grads, wanted, strict=True)]
+
+
+def jvp(x: Group, c: Group, y: Group, tx: Group, *, p: float, scale: float) -> tuple[Tensor, Tensor]:
+    call = Launch(x, c, p, scale, [tx], [y])
+    tout, tlse = call.outputs()
+    shape = call.tiles("tangent")
+    count = triton.cdiv(call.size.M, shape["BM"]) * call.size.H * call.size.examples
+    moves = Operands(*call.operands(tx), *call.constants(c))
+    call.clean(tangent, count, shape, call.x, moves, call.rows(y[0]), call.row(y[1]), call.rows(tout), call.row(tlse))
+    return tout, tlse
 
 
 def _bias(call: Launch, t: Tensor, *rest: object) -> Tensor:
