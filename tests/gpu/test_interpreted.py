@@ -36,7 +36,8 @@ def both(problem: Problem, backend: str, dtype: torch.dtype) -> dict[str, Any]:
 
 def runs(problem: Problem) -> bool:
     """Nothing that is refused."""
-    return problem.dtype != torch.float64 and max(shape[-1] for shape in problem.shapes) <= WIDEST
+    whole = problem.tiles is None
+    return whole and problem.dtype != torch.float64 and max(shape[-1] for shape in problem.shapes) <= WIDEST
 
 
 @pytest.mark.usefixtures("poisoned")
