@@ -286,7 +286,7 @@ KEY = random.key(0)
         (
             lambda: xfn.attention(Q, K, V, backend="tile"),
             ValueError,
-            "attention has no backend 'tile'; it has ['reference', 'cpu', 'aten', 'tiled']",
+            "attention has no backend 'tile'; it has ['reference', 'cpu', 'triton', 'aten', 'tiled']",
         ),
         (
             lambda: xfn.attention(Q, K, V, backend="aten"),
