@@ -152,9 +152,7 @@ class RawOp:
         primals = [primal for primal, _ in pairs]
         outs = self._reverse(keys, primals, args)
         dots = self.definition.jvp(primals, outs, tangents)
-        return tuple(
-            out if dot is None else MAKE(out, dot, level=0) for out, dot in zip(outs, dots, strict=True)
-        )
+        return tuple(out if dot is None else MAKE(out, dot, level=0) for out, dot in zip(outs, dots, strict=True))
 
     def _reverse(self, keys: Any, args: Args, duals: Args) -> Outs:
         if torch.is_grad_enabled() and _requires_grad(args):
