@@ -275,7 +275,7 @@ template <class Kind> size_t between(const SparseProblem& p, int64_t task, Arena
       const long n = e.count(m);
       Gathered<Kind>::pack(p.q, at.b, h, m, at.last, p.K, q);
       k.dot(q, e.places + e.begin(m), n, s);
-      std::memcpy(values + e.begin(m), s, n * sizeof(S));
+      std::copy_n(s, n, values + e.begin(m));  // of none, maybe to nowhere
     }
     if (at.last == p.M)  // behind the entries of a pattern that has fewer than another
       for (long z = p.M ? e.ends[p.M - 1] : 0; z < p.Z; z++) values[z] = 0;
