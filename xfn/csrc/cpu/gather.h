@@ -132,39 +132,32 @@ template <class Kind> struct Gathered {
   }
 
   void dot(const S* a, const int32_t* index, long n, S* to) const {
-    constexpr int l = L<S>;
-    for (long w = 0; w < words;) {
-      const long left = words - w;
-      const auto part = [&]<int W>(std::integral_constant<int, W>) {
-        dots<Kind, W>(a + w * l, rows + w * WORDS, step, index, n, to, w > 0);
-        w += W;
-      };
-      if (MOST >= 8 && left >= 8)
-        part(std::integral_constant<int, MOST>{});
-      else if (left >= 4)
-        part(std::integral_constant<int, 4>{});
-      else if (left >= 2)
-        part(std::integral_constant<int, 2>{});
-      else
-        part(std::integral_constant<int, 1>{});
-    }
+    by_widths(words, [&]<int W>(std::integral_constant<int, W>, long w) {
+      dots<Kind, W>(a + w * L<S>, rows + w * WORDS, step, index, n, to, w > 0);
+    });
   }
   void add(const S* weights, const int32_t* index, long n, S* to) const {
-    constexpr int l = L<S>;
-    for (long w = 0; w < vectors;) {
-      const long left = vectors - w;
-      const auto part = [&]<int W>(std::integral_constant<int, W>) {
-        mix<Kind, W>(weights, rows + w * l, step, index, n, to + w * l);
+    by_widths(vectors, [&]<int W>(std::integral_constant<int, W>, long w) {
+      mix<Kind, W>(weights, rows + w * L<S>, step, index, n, to + w * L<S>);
+    });
+  }
+
+ private:
+  // part(W, w) for vectors [w, w + W), as many at a time as registers hold, until there are `count`.
+  template <class Part> static INLINE void by_widths(long count, const Part& part) {
+    for (long w = 0; w < count;) {
+      const auto next = [&]<int W>(std::integral_constant<int, W> width) {
+        part(width, w);
         w += W;
       };
-      if (MOST >= 8 && left >= 8)
-        part(std::integral_constant<int, MOST>{});
-      else if (left >= 4)
-        part(std::integral_constant<int, 4>{});
-      else if (left >= 2)
-        part(std::integral_constant<int, 2>{});
+      if (MOST >= 8 && count - w >= 8)
+        next(std::integral_constant<int, MOST>{});
+      else if (count - w >= 4)
+        next(std::integral_constant<int, 4>{});
+      else if (count - w >= 2)
+        next(std::integral_constant<int, 2>{});
       else
-        part(std::integral_constant<int, 1>{});
+        next(std::integral_constant<int, 1>{});
     }
   }
 };
