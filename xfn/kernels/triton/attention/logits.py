@@ -114,3 +114,15 @@ def phases(x, size, lo, hi, BN: tl.constexpr):
     last = tl.maximum(last, least)
     first = tl.minimum(tl.maximum(first, least), last)
     return least, first, last, most
+
+
+@triton.jit
+def stretch(phase: tl.constexpr, least, first, last, most):
+    """The keys of one of the three phases."""
+    if phase == 0:
+        begin, end = least, first
+    elif phase == 1:
+        begin, end = first, last
+    else:
+        begin, end = last, most
+    return begin, end

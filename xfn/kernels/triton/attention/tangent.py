@@ -8,7 +8,7 @@ import triton.language as tl
 
 from .._tile import load, sound, start, store, turn, whole, within
 from .gradient import reach
-from .logits import INF, bounds, kept, logits, marked, phases
+from .logits import INF, bounds, kept, logits, marked, phases, stretch
 
 
 @triton.jit
@@ -64,12 +64,7 @@ def tangent(
     mean = tl.zeros([BM], tl.float32)
     acc = tl.zeros([BM, BV], tl.float32)
     for phase in tl.static_range(3):
-        if phase == 0:
-            begin, end = least, first
-        elif phase == 1:
-            begin, end = first, last
-        else:
-            begin, end = last, most
+        begin, end = stretch(phase, least, first, last, most)
         if phase > 0 or x.lo.data is not None:
             for n0 in tl.range(begin, end, BN):
                 o_n = n0 + tl.arange(0, BN)
