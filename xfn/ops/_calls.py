@@ -1,6 +1,6 @@
 """What attentions share: their letters, how a call is checked, and how a case of one is written."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
@@ -8,7 +8,7 @@ from .. import random
 from .._core.case import Case
 from .._core.errors import KeyRequired, ShapeError
 from .._core.kinds import autocast, check_kinds, check_number, check_probability, check_tensors
-from .._core.shapes import Signature
+from .._core.shapes import Shape, Signature, check_groups
 from ..bias import Bias
 
 SIGNATURE = Signature.parse(
@@ -28,22 +28,25 @@ def checked(
     p = check_probability(p)
     operands = {"q": q, "k": k, "v": v, "dense": dense, "slopes": slopes, "lo": lo, "hi": hi}
     sizes, batch = SIGNATURE.check(operands, called={"dense": "bias", "slopes": "alibi"})
+    key, options = settled(sizes, batch, p, scale, key, "attention(q * scale, k, v, scale=1.0)")
+    return (*operands.values(), key), options
+
+
+def settled(
+    sizes: Mapping[str, int], batch: Shape, p: float, scale: float | None, key: Tensor | None, scaled: str
+) -> tuple[Tensor | None, dict[str, float]]:
+    """The keys of dropout and the options, when sizes are in order; ``scaled`` is how to write a learnt scale."""
     if empty := [letter for letter in "GKV" if not sizes[letter]]:
         raise ShapeError(f"{empty[0]}=0 leaves nothing to attend with: it must be at least 1")
-    if sizes["H"] % sizes["G"]:
-        raise ShapeError(f"q has H={sizes['H']} heads, which G={sizes['G']} key heads cannot share evenly")
+    check_groups(sizes, "q")
     if not p:
         key = None
     elif key is None:
         raise KeyRequired(f"p={p} drops attention weights, which needs a key: pass key=random.key(seed)")
     else:
         key = random.spread(key, batch)
-    scale = (
-        sizes["K"] ** -0.5
-        if scale is None
-        else check_number("scale", scale, ": write attention(q * scale, k, v, scale=1.0)")
-    )
-    return (*operands.values(), key), {"p": p, "scale": scale}
+    scale = sizes["K"] ** -0.5 if scale is None else check_number("scale", scale, f": write {scaled}")
+    return key, {"p": p, "scale": scale}
 
 
 def case(

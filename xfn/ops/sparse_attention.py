@@ -15,12 +15,12 @@ from torch import Tensor
 from .. import random
 from .._core.case import Case
 from .._core.csr import LETTERS, Tables
-from .._core.errors import KeyRequired, ShapeError
-from .._core.kinds import autocast, check_kinds, check_number, check_probability, check_tensors
+from .._core.kinds import autocast, check_kinds, check_probability, check_tensors
 from .._core.primitive import Primitive
-from .._core.shapes import Signature, check_groups
+from .._core.shapes import Signature
 from ..sparsity import Csr
 from . import attention
+from ._calls import settled
 from .sddmm import pattern, sized
 
 SIGNATURE = Signature.parse(f"q M H K, k N G K, v N G V; {LETTERS}, key? 2 -> out M H V, lse+ H M")
@@ -100,18 +100,8 @@ def sparse_attention_with_lse(
     check_kinds({"q": q, "k": k, "v": v}, {"csr": tables.columns, "key": key})
     p = check_probability(p)
     sizes, batch = SIGNATURE.check({"q": q, "k": k, "v": v} | tables._asdict(), tables.called)
-    if empty := [letter for letter in "GKV" if not sizes[letter]]:
-        raise ShapeError(f"{empty[0]}=0 leaves nothing to attend with: it must be at least 1")
-    check_groups(sizes, "q")
-    if not p:
-        key = None
-    elif key is None:
-        raise KeyRequired(f"p={p} drops attention weights, which needs a key: pass key=random.key(seed)")
-    else:
-        key = random.spread(key, batch)
-    instead = ": write sparse_attention(csr, q * scale, k, v, scale=1.0)"
-    scale = sizes["K"] ** -0.5 if scale is None else check_number("scale", scale, instead)
-    return SPARSE_ATTENTION.bind(q, k, v, *tables, key, p=p, scale=scale, backend=backend)  # type: ignore[return-value]
+    key, options = settled(sizes, batch, p, scale, key, "sparse_attention(csr, q * scale, k, v, scale=1.0)")
+    return SPARSE_ATTENTION.bind(q, k, v, *tables, key, **options, backend=backend)  # type: ignore[return-value]
 
 
 def reference(
