@@ -274,7 +274,15 @@ def jvp_jvp_jvp(f: Function, p: Point) -> Any:
     return func.jvp(lambda *x: func.jvp(lambda *x: func.jvp(f, x, p.t), x, p.s), p.x, p.t)
 
 
-THIRD = (hessian, jacrev_jacrev, jacfwd_jacfwd, vmap_hessian, grad_grad_grad, jvp_jvp_grad, jvp_jvp_jvp)
+def grad_jvp_jvp_jvp(f: Function, p: Point) -> Any:
+    """The fourth: a gradient of what forward mode alone has made, whose levels do not show that one is wanted."""
+    along = lambda g, t: lambda *x: func.jvp(g, x, t)[1]
+    return func.grad(along(along(along(loss(f), p.t), p.s), p.t), p.every)(*p.x)
+
+
+THIRD = (
+    hessian, jacrev_jacrev, jacfwd_jacfwd, vmap_hessian, grad_grad_grad, jvp_jvp_grad, jvp_jvp_jvp, grad_jvp_jvp_jvp,
+)  # fmt: skip
 
 
 # Other readers of programs.

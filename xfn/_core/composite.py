@@ -24,6 +24,10 @@ def pull(f: Function, at: Outs, cotangents: Outs) -> Outs:
     with torch.enable_grad():
         zeros = [variable(torch.zeros_like(t)) for t in at]
         outs = f(*(t + zero for t, zero in zip(at, zeros, strict=True)))
+        pairs = [(out, u) for out, u in zip(outs, cotangents, strict=True) if out.requires_grad]  # a constant has none
+        if not pairs:
+            return tuple(torch.zeros_like(t) for t in at)
+        outs, cotangents = zip(*pairs, strict=True)
         return torch.autograd.grad(outs, zeros, cotangents, create_graph=again, materialize_grads=True)
 
 

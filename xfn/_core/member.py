@@ -198,11 +198,7 @@ class Member:
         return self._rules[1](groups, outs, self.split(tangents)[0], self.needed(args), options)
 
     def composite(self, *flat: Any) -> Grads | None:
-        if self._composite is None:
-            return None
-        again = torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in flat)
-        with torch.set_grad_enabled(again):
-            return self.run(self._composite, flat)
+        return None if self._composite is None else self.run(self._composite, flat)
 
     def _composite_vjp(self, args: Args, cotangents: Grads, needs: Sequence[bool]) -> Grads:
         given = [(i, u) for i, u in enumerate(cotangents) if u is not None]
