@@ -76,6 +76,11 @@ def test_info_names_every_backend() -> None:
         (torch.autograd.forward_ad, "_set_fwd_grad_enabled"),
         (torch._VF, "_unpack_dual"),
         (torch._VF, "_make_dual"),
+        (torch._C, "_are_functorch_transforms_active"),
+        (torch._C._functorch, "get_interpreter_stack"),
+        (torch._C._functorch, "get_unwrapped"),
+        (torch._C._functorch, "is_functorch_wrapped_tensor"),
+        (torch._C._functorch, "maybe_get_level"),
     ],
 )
 def test_torch_has_the_private_names_that_the_rule_leans_on(owner: Any, name: str) -> None:

@@ -13,6 +13,8 @@ from .ops.attention import attention_with_lse as attention_with_lse
 from .ops.blocksparse import blocksparse_attention as blocksparse_attention
 from .ops.blocksparse import blocksparse_attention_with_lse as blocksparse_attention_with_lse
 from .ops.merge import merge_attentions as merge_attentions
+from .ops.recompute import recompute as recompute
+from .ops.reversible import reversible as reversible
 from .ops.sddmm import sddmm as sddmm
 from .ops.sparse_attention import sparse_attention as sparse_attention
 from .ops.sparse_attention import sparse_attention_with_lse as sparse_attention_with_lse

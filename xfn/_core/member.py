@@ -99,7 +99,7 @@ class Member:
             return kernel(*groups, needs, **options)  # type: ignore[no-any-return]
         if recorded:
             return Short(self, kernel, adjoint, options, backend).record(*groups)
-        return kernel(*groups, **options)  # type: ignore[no-any-return]
+        return tuple(kernel(*groups, **options))
 
     def _certain(self, backend: str | None, device: torch.device, given: Given) -> tuple[Any, Any]:
         """This member's kernel and its adjoint's, as far as it is certain which ones will run."""

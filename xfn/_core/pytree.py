@@ -5,7 +5,7 @@ holds its in_dims, plain ints, where the tensors were. A tensor field that is ``
 because vmap and grad refuse ``None`` leaves.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar, dataclass_transform
 
@@ -23,6 +23,16 @@ def mapped(f: Callable[[Any], Any], tree: T) -> T:
     """The tree with ``f`` of each leaf."""
     made: T = _pytree.tree_map(f, tree)
     return made
+
+
+def flatten(tree: Any) -> tuple[list[Any], Any]:
+    """The leaves of a tree, and its structure."""
+    return _pytree.tree_flatten(tree)
+
+
+def unflatten(leaves: Iterable[Any], structure: Any) -> Any:
+    """The tree that has these leaves."""
+    return _pytree.tree_unflatten(leaves, structure)
 
 
 @dataclass_transform(frozen_default=True, eq_default=False, field_specifiers=(static,))
