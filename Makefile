@@ -41,7 +41,7 @@ sanitize: $(VENV)/ready
 gpu: $(VENV)/ready $(LIBRARY)
 	TRITON_INTERPRET=1 OPENBLAS_NUM_THREADS=1 $(PYTEST) -p tests.gpu.interpreter -k 'triton and not float64 or interpreted' \
 		tests/laws/test_kernels.py tests/gpu/test_interpreted.py
-	TRITON_CACHE_DIR=$(abspath build/triton) $(PYTEST) tests/gpu/test_compiled.py
+	TRITON_CACHE_DIR=$(abspath build/compiled) $(PYTEST) tests/gpu/test_compiled.py
 
 clean:
 	rm -rf $(VENV) $(LIBRARY) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

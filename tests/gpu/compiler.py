@@ -1,23 +1,24 @@
 """Triton's kernels compiled for a GPU that is not there: whatever is launched is compiled and looked at instead."""
 
 import re
-import subprocess
-import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
-from pathlib import Path
+from io import StringIO
 from typing import Any
 
-import triton
+import pytest
+from triton import knobs
 from triton.backends.compiler import GPUTarget
+from triton.backends.nvidia.compiler import CUDABackend
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
 SHARED = {80: 166912, 90: 232448, 100: 232448}
 """Bytes of shared memory that a program may have, by architecture; Triton asks only when it loads a kernel."""
 
-CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+SERIAL = re.compile(r"\(C751[01]\)")
+"""What the assembler says where each product of a warp group waits for the one before it."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Compiled:
     registers: int
     spilt: int
     shared: int
+    serial: bool
 
     def against(self, architecture: int, spill: int) -> list[str]:
         """What forbids to ship it."""
@@ -36,6 +38,7 @@ class Compiled:
             f"{self.shared} bytes of shared memory are more than {SHARED[architecture]}": SHARED[architecture]
             < self.shared,
             f"{self.spilt} bytes spilt are more than {spill}": self.spilt > spill,
+            "its products wait for one another": self.serial and not self.strict,
         }
         return [f"{self.name}{' strict' * self.strict}: {why}" for why, holds in found.items() if holds]
 
@@ -61,6 +64,7 @@ def compiling(architecture: int) -> Iterator[list[Compiled]]:
     """Every launch inside is a compilation, the first of its kind at least; they are listed."""
     found: dict[str, Compiled] = {}
     run: Callable[..., Any] = JITFunction.run
+    assemble: Callable[..., Any] = CUDABackend.make_cubin
 
     def compile(self: Any, *args: Any, grid: Any, warmup: bool, **constants: Any) -> Any:
         kernel = run(self, *args, grid=grid, warmup=True, **constants)
@@ -68,23 +72,25 @@ def compiling(architecture: int) -> Iterator[list[Compiled]]:
             found[kernel.hash] = looked_at(kernel, self.__name__, bool(constants.get("STRICT")))
         return kernel
 
-    before = driver._active
-    driver.set_active(Driver(architecture))
-    JITFunction.run = compile
-    listed: list[Compiled] = []
-    try:
+    def keep_log(self: Any, src: Any, metadata: Any, *rest: Any) -> Any:
+        with redirect_stdout(StringIO()) as said:
+            made = assemble(self, src, metadata, *rest)
+        metadata["said"] = said.getvalue()
+        return made
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(driver, "_active", Driver(architecture))
+        patch.setattr(JITFunction, "run", compile)
+        patch.setattr(CUDABackend, "make_cubin", keep_log)
+        patch.setattr(knobs.nvidia, "dump_ptxas_log", True)
+        listed: list[Compiled] = []
         yield listed
-    finally:
-        JITFunction.run = run
-        driver._active = before
-        listed += found.values()
+    listed += found.values()
 
 
 def looked_at(kernel: Any, name: str, strict: bool) -> Compiled:
-    """What the assembler made of a kernel."""
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(kernel.asm["cubin"])
-        file.flush()
-        listing = subprocess.run([CUOBJDUMP, "-res-usage", file.name], capture_output=True, text=True, check=True)
-    counts = {key: int(value) for key, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", listing.stdout)}
-    return Compiled(name, strict, counts["REG"], counts["STACK"] + counts["LOCAL"], kernel.metadata.shared)
+    """What the assembler said of a kernel, which stays with it in Triton's cache."""
+    said = kernel.metadata.said
+    count = lambda pattern: sum(map(int, re.findall(pattern, said)))
+    registers, spilt = count(r"Used (\d+) registers"), count(r"(\d+) bytes stack frame")
+    return Compiled(name, strict, registers, spilt, kernel.metadata.shared, SERIAL.search(said) is not None)

@@ -21,7 +21,7 @@ from ..cases import error
 from ..laws.test_fuzz import FUZZ, Problem, numbers, problems
 from ..ops.test_attention_spoilt import APART
 
-WIDEST = 256
+WIDEST = 1024
 pytestmark = pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="triton does not interpret here")
 
 

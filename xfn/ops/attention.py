@@ -197,7 +197,7 @@ CASES = (
     _case("turned", biases.causal, scale=-1.5, N=7),
     _case("level", biases.causal, scale=0.0),
     _case("one feature", K=1, V=1),
-    _case("odd", biases.causal, M=17, N=17, K=7, V=9),
+    _case("odd", biases.causal, M=17, N=17, K=17, V=35),
     _case("no queries", M=0, tags="empty"),
     _case("no keys", N=0, tags="empty"),
     _case("no examples", B=0, tags="empty"),

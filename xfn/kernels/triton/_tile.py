@@ -29,40 +29,47 @@ def start(t, i_b, i_h, INNER):
 
 
 @triton.jit
-def within(o_r, ROWS, FEATURES: tl.constexpr, BF: tl.constexpr):
-    """Where a tile ``[rows, BF]`` lies inside its matrix."""
+def within(o_r, ROWS, FEATURES: tl.constexpr, BF: tl.constexpr, f0=0):
+    """Where a tile ``[rows, BF]``, of the features from f0 on, lies inside its matrix."""
     inside = (o_r < ROWS)[:, None]
-    if FEATURES < BF:
-        inside = inside & (tl.arange(0, BF) < FEATURES)[None, :]
+    if FEATURES != BF:
+        inside = inside & (f0 + tl.arange(0, BF) < FEATURES)[None, :]
     return inside
 
 
 @triton.jit
-def places(p, t, o_r, BF: tl.constexpr):
+def places(p, t, o_r, BF: tl.constexpr, f0=0):
     """Pointers to a tile ``[rows, BF]``."""
-    return p + o_r.to(tl.int64)[:, None] * t.row + tl.arange(0, BF)[None, :]
+    return p + o_r.to(tl.int64)[:, None] * t.row + (f0 + tl.arange(0, BF))[None, :]
 
 
 @triton.jit
-def load(p, t, o_r, ROWS, FEATURES: tl.constexpr, BF: tl.constexpr, EDGE: tl.constexpr = True):
+def load(p, t, o_r, ROWS, FEATURES: tl.constexpr, BF: tl.constexpr, EDGE: tl.constexpr = True, f0=0):
     """A tile ``[rows, BF]``, zero outside of its matrix; without ``EDGE`` all its rows lie inside."""
     if EDGE:
-        tile = tl.load(places(p, t, o_r, BF), mask=within(o_r, ROWS, FEATURES, BF), other=0.0)
-    elif FEATURES < BF:
-        tile = tl.load(places(p, t, o_r, BF), mask=(tl.arange(0, BF) < FEATURES)[None, :], other=0.0)
+        tile = tl.load(places(p, t, o_r, BF, f0), mask=within(o_r, ROWS, FEATURES, BF, f0), other=0.0)
+    elif FEATURES != BF:
+        tile = tl.load(places(p, t, o_r, BF, f0), mask=(f0 + tl.arange(0, BF) < FEATURES)[None, :], other=0.0)
     else:
-        tile = tl.load(places(p, t, o_r, BF))
+        tile = tl.load(places(p, t, o_r, BF, f0))
     return tile
 
 
 @triton.jit
-def store(p, t, value, o_r, ROWS, FEATURES: tl.constexpr, BF: tl.constexpr):
-    tl.store(places(p, t, o_r, BF), value.to(t.data.dtype.element_ty), mask=within(o_r, ROWS, FEATURES, BF))
+def store(p, t, value, o_r, ROWS, FEATURES: tl.constexpr, BF: tl.constexpr, f0=0):
+    inside = within(o_r, ROWS, FEATURES, BF, f0)
+    tl.store(places(p, t, o_r, BF, f0), value.to(t.data.dtype.element_ty), mask=inside)
 
 
 @triton.jit
 def finite(x):
     return tl.abs(x.to(tl.float32)) < float("inf")
+
+
+@triton.jit
+def mended(x):
+    """A tile with zeros for what is not finite."""
+    return tl.where(finite(x), x, 0.0)
 
 
 @triton.jit

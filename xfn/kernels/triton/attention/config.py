@@ -5,29 +5,46 @@ from triton import knobs
 
 INTERPRETED = bool(knobs.runtime.interpret)
 """Whether Triton interprets its kernels on the CPU, as it was told before it was imported."""
+SMALL = 16
+"""The sides of a tile that is interpreted."""
+
+SPLIT = 1024
+"""The width from which on rows come in chunks, in the tables: those which no other entry takes."""
 
 # The widest of K and V, padded -> BM, BN, warps, stages; of a tile of half types.
 HALF = {
-    "forward": {64: (128, 64, 4, 3), 128: (128, 64, 8, 3), 256: (64, 32, 4, 2)},
-    "by_queries": {64: (64, 64, 4, 3), 128: (64, 64, 8, 2), 256: (32, 32, 4, 2)},
-    "by_keys": {64: (64, 64, 4, 2), 128: (32, 64, 4, 2), 256: (32, 32, 4, 1)},
-    "tangent": {64: (64, 64, 8, 2), 128: (64, 32, 8, 2), 256: (32, 32, 8, 1)},
-    "by_bias": {64: (64, 64, 4, 2), 128: (64, 64, 4, 1), 256: (32, 32, 4, 1)},
+    "forward": {64: (128, 64, 4, 3), 128: (128, 64, 8, 3), 256: (64, 32, 4, 2), SPLIT: (64, 32, 4, 2)},
+    "by_queries": {64: (64, 64, 4, 3), 128: (64, 64, 8, 2), 256: (32, 32, 4, 2), SPLIT: (32, 32, 4, 2)},
+    "by_keys": {64: (64, 64, 4, 2), 128: (32, 64, 4, 2), 256: (32, 32, 4, 1), SPLIT: (32, 32, 4, 2)},
+    "tangent": {64: (64, 64, 8, 2), 128: (64, 32, 8, 2), 256: (32, 32, 8, 1), SPLIT: (32, 32, 8, 2)},
+    "by_bias": {64: (64, 64, 4, 2), 128: (64, 64, 4, 1), 256: (32, 32, 4, 1), SPLIT: (64, 64, 4, 2)},
 }
 WIDE = {
-    "forward": {64: (32, 32, 8, 2), 128: (32, 32, 8, 1), 256: (16, 32, 8, 1)},
-    "by_queries": {64: (32, 32, 8, 2), 128: (32, 32, 8, 1), 256: (16, 16, 8, 1)},
-    "by_keys": {64: (32, 32, 8, 2), 128: (32, 32, 8, 1), 256: (16, 16, 8, 1)},
-    "tangent": {64: (32, 32, 8, 1), 128: (16, 16, 8, 1), 256: (16, 16, 8, 1)},
-    "by_bias": {64: (32, 32, 8, 1), 128: (32, 32, 8, 1), 256: (16, 16, 8, 1)},
+    "forward": {64: (32, 32, 8, 2), 128: (32, 32, 8, 1), 256: (16, 32, 8, 1), SPLIT: (16, 32, 8, 1)},
+    "by_queries": {64: (32, 32, 8, 2), 128: (32, 32, 8, 1), 256: (16, 16, 8, 1), SPLIT: (16, 16, 8, 1)},
+    "by_keys": {64: (32, 32, 8, 2), 128: (32, 32, 8, 1), 256: (16, 16, 8, 1), SPLIT: (16, 16, 8, 1)},
+    "tangent": {64: (32, 32, 8, 1), 128: (16, 16, 8, 1), SPLIT: (16, 16, 8, 1)},
+    "by_bias": {64: (32, 32, 8, 1), 128: (32, 32, 8, 1), 256: (16, 16, 8, 1), SPLIT: (32, 32, 8, 1)},
 }
+CHUNKS = {
+    "forward": (64, 256),
+    "by_queries": (128, 64),
+    "by_keys": (128, 128),
+    "tangent": (64, 128),
+    "by_bias": (64, 64),
+}
+"""How many features of q and k, and of v, are in a chunk."""
 
 
-def tiles(kernel: str, widest: int, dtype: torch.dtype, rich: bool) -> dict[str, int]:
-    """The constants of a launch; a call that adds or drops takes the tiles of heads twice as wide. Interpreted, all
-    tiles are small, so that small calls have many."""
-    table = WIDE if dtype == torch.float32 else HALF
-    BM, BN, warps, stages = table[kernel][min(max(widest << rich, 64), 256)]
+def tiles(kernel: str, K: int, V: int, dtype: torch.dtype, rich: bool) -> dict[str, int]:
+    """The constants of a launch of K and V features, padded; a call that adds or drops takes the tiles of heads twice
+    as wide. Interpreted, all tiles are small, so that small calls have many."""
+    table, widest = (WIDE if dtype == torch.float32 else HALF)[kernel], max(K, V, 64)
+    whole = [width for width in table if width != SPLIT]
+    fits = widest <= max(whole)
+    BM, BN, warps, stages = table[min(widest << rich, max(whole)) if fits else SPLIT]
+    most = (K, V) if fits else CHUNKS[kernel]
     if INTERPRETED:
-        BM, BN = 16, 16
-    return {"BM": BM, "BN": BN, "num_warps": warps, "num_stages": stages}
+        BM, BN, most = SMALL, SMALL, (max(SMALL, K // 4), max(SMALL, V // 4))
+    BK, BV = min(K, most[0]), min(V, most[1])
+    return {"BM": BM, "BN": BN, "BK": BK, "BV": BV, "num_warps": warps, "num_stages": stages}

@@ -8,30 +8,27 @@ and NaNs for the logits of those they may meet.
 import triton
 import triton.language as tl
 
-from .._tile import load, sound, start, store, turn, whole, within
+from .._rows import chunk, rows
+from .._tile import start, store, turn, whole, within
 from .logits import INF, LN2, bounds, kept, logits, marked, phases, stretch
 
 
 @triton.jit
 def forward(
     x, out, lse, leaked, size, numbers,
-    K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
+    K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, CHUNKS: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, PRECISION: tl.constexpr, STRICT: tl.constexpr,
 ):  # fmt: skip
     pid = tl.program_id(0)
     if STRICT:  # noqa: SIM102 - known when compiled, and only then is there something to load
         if tl.load(leaked + pid) == 0:
             return
-    i_m, i_bh = turn(pid, tl.cdiv(size.M, BM), size.examples * size.H)
+    f0 = pid % CHUNKS * BV
+    i_m, i_bh = turn(pid // CHUNKS, tl.cdiv(size.M, BM), size.examples * size.H)
     i_b, i_h = i_bh // size.H, i_bh % size.H
+    i_g = i_h // size.R
     o_m = i_m * BM + tl.arange(0, BM)
-    q = load(start(x.q, i_b, i_h, size.inner), x.q, o_m, size.M, K, BK)  # [BM, BK]
-    clean = None
-    if STRICT:
-        clean = sound(q)
-        q = tl.where(clean[:, None], q, 0.0)
-    p_k = start(x.k, i_b, i_h // size.R, size.inner)
-    p_v = start(x.v, i_b, i_h // size.R, size.inner)
+    q = rows(x.q, i_b, i_h, size.inner, o_m, size.M, K, BK, STRICT)  # [BM, BK]
     lo, hi = bounds(x, size, i_b, o_m)
     least, first, last, most = phases(x, size, lo, hi, BN)
 
@@ -43,15 +40,13 @@ def forward(
         if phase > 0 or x.lo.data is not None:
             for n0 in tl.range(begin, end, BN):
                 o_n = n0 + tl.arange(0, BN)
-                k = load(p_k, x.k, o_n, size.N, K, BK, phase != 1)
-                v = load(p_v, x.v, o_n, size.N, V, BV, phase != 1)
+                k = rows(x.k, i_b, i_g, size.inner, o_n, size.N, K, BK, STRICT, phase != 1)
+                v = rows(x.v, i_b, i_g, size.inner, o_n, size.N, V, BV, STRICT, phase != 1)
+                s = logits(
+                    q, k, x, size, numbers, lo, hi, i_b, i_h, o_m, o_n, K, BK, BM, BN, phase != 1, PRECISION, STRICT
+                )
                 if STRICT:
-                    good = sound(k) & sound(v)
-                    k = tl.where(good[:, None], k, 0.0)
-                    v = tl.where(good[:, None], v, 0.0)
-                s = logits(q, k, x, size, numbers, lo, hi, i_b, i_h, o_m, o_n, phase != 1, PRECISION)
-                if STRICT:
-                    s = marked(s, clean, good)
+                    s = marked(s, q.good, k.good & v.good)
                 higher = tl.maximum(top, tl.max(s, 1))
                 base = tl.where(higher == -INF, 0.0, higher)
                 P = tl.exp2(s - base[:, None])
@@ -59,14 +54,15 @@ def forward(
                 total = total * shrink + tl.sum(P, 1)
                 if x.key.data is not None:
                     P = tl.where(kept(x, size, numbers, i_b, i_h, o_m, n0, BM, BN), P, 0.0)
-                acc = tl.dot(P.to(v.dtype), v, acc * shrink[:, None], input_precision=PRECISION)
+                mixed = chunk(v, f0, V, BV, STRICT)
+                acc = tl.dot(P.to(mixed.dtype), mixed, acc * shrink[:, None], input_precision=PRECISION)
                 top = higher
     some = total != 0
     total = tl.where(some, total, 1.0)
     acc = acc * (numbers.gain / total)[:, None]
-    store(start(out, i_b, i_h, size.inner), out, acc, o_m, size.M, V, BV)
+    store(start(out, i_b, i_h, size.inner), out, acc, o_m, size.M, V, BV, f0)
     found = tl.where(some, (top + tl.log2(total)) * LN2, -INF)
     p_lse = start(lse, i_b, i_h, size.inner)
-    tl.store(p_lse + o_m.to(tl.int64) * lse.row, found, mask=o_m < size.M)
+    tl.store(p_lse + o_m.to(tl.int64) * lse.row, found, mask=(o_m < size.M) & (f0 == 0))
     if not STRICT and leaked is not None:
-        tl.store(leaked + pid, 1 - whole(acc, within(o_m, size.M, V, BV)))
+        tl.store(leaked + pid, 1 - whole(acc, within(o_m, size.M, V, BV, f0)))

@@ -10,7 +10,8 @@ head, ``by_bias`` over whatever shares a coefficient. Each number is summed by o
 import triton
 import triton.language as tl
 
-from .._tile import load, sound, start, store, turn, whole, within
+from .._rows import chunk, inner, product, rows
+from .._tile import start, store, turn, whole, within
 from .logits import INF, LOG2E, bounds, kept, logits, marked, phases, stretch
 
 
@@ -29,16 +30,19 @@ def reach(lse, i_b, i_h, size, o_m):
 
 @triton.jit
 def slope(
-    q, k, v, dout, reach_m, delta, x, size, numbers, lo, hi, i_b, i_h, o_m, n0, clean, good,
-    BM: tl.constexpr, BN: tl.constexpr, EDGE: tl.constexpr, PRECISION: tl.constexpr, STRICT: tl.constexpr,
+    q, k, v, do, dout, reach_m, delta, x, size, numbers, lo, hi, i_b, i_h, o_m, n0,
+    K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+    EDGE: tl.constexpr, PRECISION: tl.constexpr, STRICT: tl.constexpr,
 ):  # fmt: skip
     """P ∘ D and dS of a tile."""
     o_n = n0 + tl.arange(0, BN)
-    s = logits(q, k, x, size, numbers, lo, hi, i_b, i_h, o_m, o_n, EDGE, PRECISION)
+    s = logits(q, k, x, size, numbers, lo, hi, i_b, i_h, o_m, o_n, K, BK, BM, BN, EDGE, PRECISION, STRICT)
     if STRICT:
-        s = marked(s, clean, good)
+        s = marked(s, q.good & do.good, k.good & v.good)
     P = tl.exp2(s - reach_m[:, None])
-    Y = tl.dot(dout, tl.trans(v), input_precision=PRECISION)
+    Y = tl.zeros([BM, BN], tl.float32)
+    if dout.data is not None:
+        Y = product(do, v, Y, V, BV, PRECISION, STRICT)
     if STRICT:
         P = tl.where(s == -INF, 0.0, P)
     dropped = P
@@ -55,35 +59,31 @@ def slope(
 @triton.jit
 def by_queries(
     x, out, lse, dout, dlse, delta, dq, dslopes, leaked, size, numbers,
-    K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
+    K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, CHUNKS: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, PRECISION: tl.constexpr, STRICT: tl.constexpr,
 ):  # fmt: skip
     pid = tl.program_id(0)
     if STRICT:  # noqa: SIM102 - known when compiled, and only then is there something to load
         if tl.load(leaked + pid) == 0:
             return
-    i_m, i_bh = turn(pid, tl.cdiv(size.M, BM), size.examples * size.H)
+    f0 = pid % CHUNKS * BK
+    i_m, i_bh = turn(pid // CHUNKS, tl.cdiv(size.M, BM), size.examples * size.H)
     i_b, i_h = i_bh // size.H, i_bh % size.H
+    i_g = i_h // size.R
     o_m = i_m * BM + tl.arange(0, BM)
-    q = load(start(x.q, i_b, i_h, size.inner), x.q, o_m, size.M, K, BK)  # [BM, BK]
-    do = tl.zeros([BM, BV], x.v.data.dtype.element_ty)
+    own = (o_m < size.M) & (f0 == 0)
+    q = rows(x.q, i_b, i_h, size.inner, o_m, size.M, K, BK, STRICT)  # [BM, BK]
+    do = q
     found = tl.zeros([BM], tl.float32)
     if dout.data is not None:
-        do = load(start(dout, i_b, i_h, size.inner), dout, o_m, size.M, V, BV)  # [BM, BV]
-        o = load(start(out, i_b, i_h, size.inner), out, o_m, size.M, V, BV)
-        found = tl.sum(do.to(tl.float32) * o.to(tl.float32), 1)
+        do = rows(dout, i_b, i_h, size.inner, o_m, size.M, V, BV, STRICT)  # [BM, BV]
+        o = rows(out, i_b, i_h, size.inner, o_m, size.M, V, BV, False)
+        found = inner(do, o, found, V, BV)
     if dlse.data is not None:
         found -= row(dlse, i_b, i_h, size, o_m)
     p_delta = start(delta, i_b, i_h, size.inner)
-    tl.store(p_delta + o_m.to(tl.int64) * delta.row, found, mask=o_m < size.M)
-    clean = None
-    if STRICT:
-        clean = sound(q) & sound(do)
-        q = tl.where(clean[:, None], q, 0.0)
-        do = tl.where(clean[:, None], do, 0.0)
+    tl.store(p_delta + o_m.to(tl.int64) * delta.row, found, mask=own)
     reach_m = reach(lse, i_b, i_h, size, o_m)
-    p_k = start(x.k, i_b, i_h // size.R, size.inner)
-    p_v = start(x.v, i_b, i_h // size.R, size.inner)
     lo, hi = bounds(x, size, i_b, o_m)
     least, first, last, most = phases(x, size, lo, hi, BN)
 
@@ -94,27 +94,23 @@ def by_queries(
         if phase > 0 or x.lo.data is not None:
             for n0 in tl.range(begin, end, BN):
                 o_n = n0 + tl.arange(0, BN)
-                k = load(p_k, x.k, o_n, size.N, K, BK, phase != 1)
-                v = load(p_v, x.v, o_n, size.N, V, BV, phase != 1)
-                good = None
-                if STRICT:
-                    good = sound(k) & sound(v)
-                    k = tl.where(good[:, None], k, 0.0)
-                    v = tl.where(good[:, None], v, 0.0)
+                k = rows(x.k, i_b, i_g, size.inner, o_n, size.N, K, BK, STRICT, phase != 1)
+                v = rows(x.v, i_b, i_g, size.inner, o_n, size.N, V, BV, STRICT, phase != 1)
                 _, dS = slope(
-                    q, k, v, do, reach_m, found, x, size, numbers, lo, hi, i_b, i_h, o_m, n0, clean, good,
-                    BM, BN, phase != 1, PRECISION, STRICT,
+                    q, k, v, do, dout, reach_m, found, x, size, numbers, lo, hi, i_b, i_h, o_m, n0,
+                    K, V, BK, BV, BM, BN, phase != 1, PRECISION, STRICT,
                 )  # fmt: skip
-                acc = tl.dot(dS.to(k.dtype), k, acc, input_precision=PRECISION)
+                mixed = chunk(k, f0, K, BK, STRICT)
+                acc = tl.dot(dS.to(mixed.dtype), mixed, acc, input_precision=PRECISION)
                 if dslopes.data is not None:
                     bent -= tl.sum(dS * tl.abs(o_m[:, None] - o_n[None, :]).to(tl.float32), 1)
     acc = acc * numbers.scale
-    store(start(dq, i_b, i_h, size.inner), dq, acc, o_m, size.M, K, BK)
+    store(start(dq, i_b, i_h, size.inner), dq, acc, o_m, size.M, K, BK, f0)
     if dslopes.data is not None:
         p_slopes = start(dslopes, i_b, i_h, size.inner)
-        tl.store(p_slopes + o_m.to(tl.int64) * dslopes.row, bent, mask=o_m < size.M)
+        tl.store(p_slopes + o_m.to(tl.int64) * dslopes.row, bent, mask=own)
     if not STRICT and leaked is not None:
-        tl.store(leaked + pid, 1 - whole(acc, within(o_m, size.M, K, BK)))
+        tl.store(leaked + pid, 1 - whole(acc, within(o_m, size.M, K, BK, f0)))
 
 
 @triton.jit
@@ -135,7 +131,7 @@ def seen(x, size, i_b, n0, BM: tl.constexpr, BN: tl.constexpr):
 @triton.jit
 def by_keys(
     x, lse, dout, delta, dk, dv, leaked, size, numbers,
-    K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
+    K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, CHUNKS: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, PRECISION: tl.constexpr, STRICT: tl.constexpr,
 ):  # fmt: skip
     pid = tl.program_id(0)
@@ -143,18 +139,14 @@ def by_keys(
         if tl.load(leaked + pid) == 0:
             return
     G = size.H // size.R
-    i_n, i_bg = turn(pid, tl.cdiv(size.N, BN), size.examples * G)
+    i_f = pid % CHUNKS
+    i_n, i_bg = turn(pid // CHUNKS, tl.cdiv(size.N, BN), size.examples * G)
     i_n = tl.cdiv(size.N, BN) - 1 - i_n
     i_b, i_g = i_bg // G, i_bg % G
     n0 = i_n * BN
     o_n = n0 + tl.arange(0, BN)
-    k = load(start(x.k, i_b, i_g, size.inner), x.k, o_n, size.N, K, BK)  # [BN, BK]
-    v = load(start(x.v, i_b, i_g, size.inner), x.v, o_n, size.N, V, BV)  # [BN, BV]
-    good = None
-    if STRICT:
-        good = sound(k) & sound(v)
-        k = tl.where(good[:, None], k, 0.0)
-        v = tl.where(good[:, None], v, 0.0)
+    k = rows(x.k, i_b, i_g, size.inner, o_n, size.N, K, BK, STRICT)  # [BN, BK]
+    v = rows(x.v, i_b, i_g, size.inner, o_n, size.N, V, BV, STRICT)  # [BN, BV]
     first, last = seen(x, size, i_b, n0, BM, BN)
     count = tl.maximum(last - first, 0)
 
@@ -163,44 +155,41 @@ def by_keys(
     for step in tl.range(0, count * size.R):
         i_h = i_g * size.R + step // count
         o_m = (first + step % count) * BM + tl.arange(0, BM)
-        q = load(start(x.q, i_b, i_h, size.inner), x.q, o_m, size.M, K, BK)  # [BM, BK]
-        do = tl.zeros([BM, BV], x.v.data.dtype.element_ty)
+        q = rows(x.q, i_b, i_h, size.inner, o_m, size.M, K, BK, STRICT)  # [BM, BK]
+        do = q
         if dout.data is not None:
-            do = load(start(dout, i_b, i_h, size.inner), dout, o_m, size.M, V, BV)  # [BM, BV]
-        clean = None
-        if STRICT:
-            clean = sound(q) & sound(do)
-            q = tl.where(clean[:, None], q, 0.0)
-            do = tl.where(clean[:, None], do, 0.0)
+            do = rows(dout, i_b, i_h, size.inner, o_m, size.M, V, BV, STRICT)  # [BM, BV]
         lo, hi = bounds(x, size, i_b, o_m)
         dropped, dS = slope(
-            q, k, v, do, reach(lse, i_b, i_h, size, o_m), row(delta, i_b, i_h, size, o_m), x, size, numbers, lo, hi,
-            i_b, i_h, o_m, n0, clean, good, BM, BN, True, PRECISION, STRICT,
+            q, k, v, do, dout, reach(lse, i_b, i_h, size, o_m), row(delta, i_b, i_h, size, o_m), x, size, numbers,
+            lo, hi, i_b, i_h, o_m, n0, K, V, BK, BV, BM, BN, True, PRECISION, STRICT,
         )  # fmt: skip
-        if dv.data is not None:
-            acc_v = tl.dot(tl.trans(dropped.to(do.dtype)), do, acc_v, input_precision=PRECISION)
+        if dv.data is not None and dout.data is not None:
+            mixed = chunk(do, i_f * BV, V, BV, STRICT)
+            acc_v = tl.dot(tl.trans(dropped.to(mixed.dtype)), mixed, acc_v, input_precision=PRECISION)
         if dk.data is not None:
-            acc_k = tl.dot(tl.trans(dS.to(q.dtype)), q, acc_k, input_precision=PRECISION)
+            mixed = chunk(q, i_f * BK, K, BK, STRICT)
+            acc_k = tl.dot(tl.trans(dS.to(mixed.dtype)), mixed, acc_k, input_precision=PRECISION)
     acc_k = acc_k * numbers.scale
     if dk.data is not None:
-        store(start(dk, i_b, i_g, size.inner), dk, acc_k, o_n, size.N, K, BK)
+        store(start(dk, i_b, i_g, size.inner), dk, acc_k, o_n, size.N, K, BK, i_f * BK)
     if dv.data is not None:
-        store(start(dv, i_b, i_g, size.inner), dv, acc_v, o_n, size.N, V, BV)
+        store(start(dv, i_b, i_g, size.inner), dv, acc_v, o_n, size.N, V, BV, i_f * BV)
     if not STRICT and leaked is not None:
-        fine = whole(acc_k, within(o_n, size.N, K, BK)) * whole(acc_v, within(o_n, size.N, V, BV))
-        tl.store(leaked + pid, 1 - fine)
+        fine = whole(acc_k, within(o_n, size.N, K, BK, i_f * BK))
+        tl.store(leaked + pid, 1 - fine * whole(acc_v, within(o_n, size.N, V, BV, i_f * BV)))
 
 
 @triton.jit
 def by_bias(
-    x, lse, dout, delta, dense, outer, inner, heads, rows, cols, size, numbers,
-    K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
+    x, lse, dout, delta, dense, outer, inner, heads, height, width, size, numbers,
+    K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, CHUNKS: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """The gradient of a dense bias ``[outer, inner, heads, rows, cols]``, summed over all that is 1 there and is not in
-    the call. What is hidden gets nothing, so there is nothing to clean."""
+    """The gradient of a dense bias ``[outer, inner, heads, height, width]``, summed over all that is 1 there and is not
+    in the call. What is hidden gets nothing, so there is nothing to clean."""
     pid = tl.program_id(0)
-    m_tiles, n_tiles = tl.cdiv(rows, BM), tl.cdiv(cols, BN)
+    m_tiles, n_tiles = tl.cdiv(height, BM), tl.cdiv(width, BN)
     i_n = pid % n_tiles
     i_m = pid // n_tiles % m_tiles
     own_h = pid // (n_tiles * m_tiles) % heads
@@ -208,8 +197,8 @@ def by_bias(
     own_o = pid // (n_tiles * m_tiles * heads * inner)
     over_o = size.examples // size.inner // outer
     over_i, over_h = size.inner // inner, size.H // heads
-    over_m = tl.where(rows == size.M, 1, tl.cdiv(size.M, BM))
-    over_n = tl.where(cols == size.N, 1, tl.cdiv(size.N, BN))
+    over_m = tl.where(height == size.M, 1, tl.cdiv(size.M, BM))
+    over_n = tl.where(width == size.N, 1, tl.cdiv(size.N, BN))
     acc = tl.zeros([BM, BN], tl.float32)
     for step in tl.range(0, over_o * over_i * over_h * over_m * over_n):
         n0 = (i_n + step % over_n) * BN
@@ -219,27 +208,25 @@ def by_bias(
         i_o = own_o + step // (over_n * over_m * over_h * over_i)
         i_b = i_o * size.inner + i_i
         o_m, o_n = m0 + tl.arange(0, BM), n0 + tl.arange(0, BN)
-        q = load(start(x.q, i_b, i_h, size.inner), x.q, o_m, size.M, K, BK)  # [BM, BK]
-        k = load(start(x.k, i_b, i_h // size.R, size.inner), x.k, o_n, size.N, K, BK)  # [BN, BK]
-        v = load(start(x.v, i_b, i_h // size.R, size.inner), x.v, o_n, size.N, V, BV)  # [BN, BV]
-        do = tl.zeros([BM, BV], x.v.data.dtype.element_ty)
+        q = rows(x.q, i_b, i_h, size.inner, o_m, size.M, K, BK, True)  # [BM, BK]
+        k = rows(x.k, i_b, i_h // size.R, size.inner, o_n, size.N, K, BK, True)  # [BN, BK]
+        v = rows(x.v, i_b, i_h // size.R, size.inner, o_n, size.N, V, BV, True)  # [BN, BV]
+        do = q
         if dout.data is not None:
-            do = load(start(dout, i_b, i_h, size.inner), dout, o_m, size.M, V, BV)  # [BM, BV]
+            do = rows(dout, i_b, i_h, size.inner, o_m, size.M, V, BV, True)  # [BM, BV]
         lo, hi = bounds(x, size, i_b, o_m)
-        good = sound(k) & sound(v)
-        clean = sound(q) & sound(do)
         _, dS = slope(
-            q, k, v, do, reach(lse, i_b, i_h, size, o_m), row(delta, i_b, i_h, size, o_m), x, size, numbers, lo, hi,
-            i_b, i_h, o_m, n0, clean, good, BM, BN, True, PRECISION, True,
+            q, k, v, do, dout, reach(lse, i_b, i_h, size, o_m), row(delta, i_b, i_h, size, o_m), x, size, numbers,
+            lo, hi, i_b, i_h, o_m, n0, K, V, BK, BV, BM, BN, True, PRECISION, True,
         )  # fmt: skip
         acc += dS
     o_m, o_n = i_m * BM + tl.arange(0, BM), i_n * BN + tl.arange(0, BN)
-    if rows < size.M:
+    if height < size.M:
         acc = tl.where((tl.arange(0, BM) == 0)[:, None], tl.sum(acc, 0)[None, :], 0.0)
-    if cols < size.N:
+    if width < size.N:
         acc = tl.where((tl.arange(0, BN) == 0)[None, :], tl.sum(acc, 1)[:, None], 0.0)
     p = dense.data + own_o.to(tl.int64) * dense.outer + own_i.to(tl.int64) * dense.inner
     p += own_h.to(tl.int64) * dense.head
     p_dense = p + o_m.to(tl.int64)[:, None] * dense.row + o_n.to(tl.int64)[None, :] * dense.col
-    inside = (o_m < rows)[:, None] & (o_n < cols)[None, :]
+    inside = (o_m < height)[:, None] & (o_n < width)[None, :]
     tl.store(p_dense, acc.to(dense.data.dtype.element_ty), mask=inside)

@@ -45,7 +45,7 @@ class Launch:
         self.size = Size(M, N, H, H // G, math.prod(self.batch), self.batch[-1] if self.batch else 1)
         drop = 0 if c[2] is None else threshold(p)
         self.numbers = Numbers(float(scale), drop, 65536 / (65536 - drop))
-        self.widths = {"K": K, "V": V, "BK": padded(K), "BV": padded(V)}
+        self.widths = {"K": K, "V": V}
         self.rich = any(t is not None for t in (*x[3:], c[2]))
 
     # Tensors as views.
@@ -98,20 +98,23 @@ class Launch:
 
     # Launches.
 
-    def tiles(self, kernel: str) -> dict[str, int]:
-        widest = max(self.widths["BK"], self.widths["BV"])
-        return tiles(kernel, widest, self.like.dtype, self.rich)
+    def tiles(self, kernel: str, makes: str = "") -> dict[str, int]:
+        """The constants of a kernel, of which a program makes a chunk of K or of V features, or of both, or neither."""
+        K, V = map(padded, self.widths.values())
+        found = tiles(kernel, K, V, self.like.dtype, self.rich)
+        chunks = {f: -(-width // found[f"B{f}"]) for f, width in self.widths.items()}
+        return {**self.widths, **found, "CHUNKS": max((chunks[f] for f in makes), default=1)}
 
     def run(self, kernel: Any, tiles: int, shape: Mapping[str, int], *args: Any, strict: bool | None = None) -> None:
-        """A program per tile."""
+        """A program per tile and chunk."""
         precision = "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"
         with torch.cuda.device_of(self.like):
-            constants = {**shape, **self.widths} | ({} if strict is None else {"STRICT": strict})
-            kernel[(tiles,)](*args, self.size, self.numbers, **constants, PRECISION=precision)
+            constants = dict(shape) | ({} if strict is None else {"STRICT": strict})
+            kernel[(tiles * shape["CHUNKS"],)](*args, self.size, self.numbers, **constants, PRECISION=precision)
 
     def clean(self, kernel: Any, tiles: int, shape: Mapping[str, int], *args: Any) -> None:
         """A program per tile; behind a mask, those whose results are not finite run again."""
-        leaked = self.like.new_empty(tiles, dtype=torch.int8) if self.masked else None
+        leaked = self.like.new_empty(tiles * shape["CHUNKS"], dtype=torch.int8) if self.masked else None
         for strict in (False, True)[: 1 + self.masked]:
             self.run(kernel, tiles, shape, *args, leaked, strict=strict)
 

@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 
 from .._philox import keep
+from .._rows import product
 from .._tile import View, start
 
 LOG2E: tl.constexpr = tl.constexpr(1.4426950408889634)
@@ -65,9 +66,13 @@ def bounds(x, size, i_b, o_m):
 
 
 @triton.jit
-def logits(q, k, x, size, numbers, lo, hi, i_b, i_h, o_m, o_n, EDGE: tl.constexpr, PRECISION: tl.constexpr):
-    """``[BM, BN]`` of queries ``[BM, BK]`` and keys ``[BN, BK]``; without ``EDGE``, all keys lie within all bounds."""
-    s = tl.dot(q, tl.trans(k), input_precision=PRECISION) * (numbers.scale * LOG2E)
+def logits(
+    q, k, x, size, numbers, lo, hi, i_b, i_h, o_m, o_n, K: tl.constexpr, BK: tl.constexpr, BM: tl.constexpr,
+    BN: tl.constexpr, EDGE: tl.constexpr, PRECISION: tl.constexpr, STRICT: tl.constexpr,
+):  # fmt: skip
+    """``[BM, BN]`` of rows of queries and of keys; without ``EDGE``, all keys lie within all bounds."""
+    s = tl.zeros([BM, BN], tl.float32)
+    s = product(q, k, s, K, BK, PRECISION, STRICT) * (numbers.scale * LOG2E)
     if x.slopes.data is not None:
         slope = tl.load(start(x.slopes, i_b, i_h, size.inner)).to(tl.float32) * LOG2E
         s -= slope * tl.abs(o_m[:, None] - o_n[None, :]).to(tl.float32)
