@@ -10,9 +10,11 @@ from torch import Tensor
 from torch.utils import _pytree as tree
 
 from xfn._core.case import Case
-from xfn._core.dispatch import module
+from xfn._core.dispatch import Call, module, reasons
 from xfn._core.primitive import Primitive
 from xfn.info import primitives
+
+from .watch import watch
 
 Tensors = tuple[Tensor, ...]
 
@@ -65,9 +67,15 @@ def subjects(
 
 
 def complete(primitive: Primitive) -> list[str]:
-    """The backends that implement every member of the family."""
+    """The backends that implement every member of the family, and run what the laws draw: float64, on the CPU."""
+    case = next(cases[0] for found, cases in primitives() if found is primitive)
+    ((_, flat),) = watch(lambda: case.call(*Subject(primitive, case, None).draw())).calls
+    member = primitive.forward
+    options = dict(zip(primitive.options, flat[member.numbers], strict=False))
+    call = Call(primitive.name, "forward", dict(zip(member.names, flat, strict=False)), options)
     members = [member.member for member in primitive.family]
-    return [b for b in primitive.backends if all(hasattr(module(b, primitive.name), m) for m in members)]
+    found = (b for b in primitive.backends if all(hasattr(module(b, primitive.name), m) for m in members))
+    return [b for b in found if not reasons(b, call)]
 
 
 def tiny(case: Case) -> bool:

@@ -67,7 +67,7 @@ def product(a, b, acc, F: tl.constexpr, BF: tl.constexpr, PRECISION: tl.constexp
 
 
 @triton.jit
-def inner(a, b, acc, F: tl.constexpr, BF: tl.constexpr):
+def dots(a, b, acc, F: tl.constexpr, BF: tl.constexpr):
     """acc + rowsum(a ∘ b)."""
     for f0 in tl.range(0, F, BF):
         left, right = chunk(a, f0, F, BF, False), chunk(b, f0, F, BF, False)

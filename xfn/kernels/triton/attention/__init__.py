@@ -1,4 +1,4 @@
-"""Attention in Triton, forward, backward and jvp, on a GPU; on the CPU where Triton interprets its kernels.
+"""Attention in Triton, every member of the family, on a GPU; on the CPU where Triton interprets its kernels.
 
 Keys come in tiles past a tile of queries, with a running maximum; gradients are recomputed from lse. Nothing is added
 atomically: each number is summed by one program in one order, so that a call's bits repeat.
@@ -6,6 +6,7 @@ atomically: each number is summed by one program in one order, so that a call's 
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import triton
@@ -13,11 +14,13 @@ from torch import Tensor
 
 from ...._core.dispatch import Call
 from .._tile import View
+from .bend import bend
 from .config import INTERPRETED
+from .curvature import turn_bias, turn_keys, turn_queries
 from .forward import forward as _forward
 from .gradient import by_bias, by_keys, by_queries
 from .launch import Group, Launch, Maybe, fit
-from .logits import Operands
+from .logits import Extent
 from .tangent import tangent
 
 WIDEST = 1024
@@ -44,46 +47,67 @@ def supports(call: Call) -> list[str]:
 
 def forward(x: Group, c: Group, *, p: float, scale: float) -> tuple[Tensor, Tensor]:
     call = Launch(x, c, p, scale)
-    out, lse = call.outputs()
+    y = call.outputs()
     shape = call.tiles("forward", "V")
-    count = triton.cdiv(call.size.M, shape["BM"]) * call.size.H * call.size.examples
-    call.clean(_forward, count, shape, call.x, call.rows(out), call.row(lse))
-    return out, lse
+    call.clean(_forward, call.over("M", shape), shape, call.x, call.pair(y))
+    return y
 
 
 def backward(x: Group, c: Group, y: Group, dy: Group, needs: Sequence[bool], *, p: float, scale: float) -> list[Maybe]:
     call = Launch(x, c, p, scale, ys=[y, dy])
-    M, N, H, R, examples, _ = call.size
-    out, dout, lse, dlse = call.rows(y[0]), call.rows(dy[0]), call.row(y[1]), call.row(dy[1])
-    wanted = [t if need else None for t, need in zip(x, needs, strict=True)]
-    dq, dk, dv = (None if t is None else call.gradient(t) for t in wanted[:3])
-    dq = dq if dq is not None else call.gradient(x[0])  # type: ignore[arg-type]
-    delta = call.row(call.new(H, M, dtype=torch.float32))
-    dslopes = None if wanted[4] is None else call.new(H, M, dtype=torch.float32)
-
-    shape = call.tiles("by_queries", "K")
-    count = triton.cdiv(M, shape["BM"]) * H * examples
-    call.clean(by_queries, count, shape, call.x, out, lse, dout, dlse, delta, call.rows(dq), call.row(dslopes))
-    if dk is not None or dv is not None:
-        shape = call.tiles("by_keys", "KV")
-        count = triton.cdiv(N, shape["BN"]) * H // R * examples
-        call.clean(by_keys, count, shape, call.x, lse, dout, delta, call.rows(dk), call.rows(dv))
-    ddense = None if wanted[3] is None else _bias(call, wanted[3], lse, dout, delta)
-    grads = [dq, dk, dv, ddense, None if dslopes is None else dslopes.sum(-1)]
-    return [fit(grad, t) for grad, t in zip(grads, wanted, strict=True)]
+    delta = call.row(call.new(call.size.H, call.size.M, dtype=torch.float32))
+    return _gradients(call, x, needs, (by_queries, by_keys, by_bias), call.x, call.pair(y), call.pair(dy), delta)
 
 
 def jvp(x: Group, c: Group, y: Group, tx: Group, *, p: float, scale: float) -> tuple[Tensor, Tensor]:
     call = Launch(x, c, p, scale, [tx], [y])
-    tout, tlse = call.outputs()
+    ty = call.outputs()
     shape = call.tiles("tangent", "V")
-    count = triton.cdiv(call.size.M, shape["BM"]) * call.size.H * call.size.examples
-    moves = Operands(*call.operands(tx), *call.constants(c))
-    call.clean(tangent, count, shape, call.x, moves, call.rows(y[0]), call.row(y[1]), call.rows(tout), call.row(tlse))
-    return tout, tlse
+    call.clean(tangent, call.over("M", shape), shape, call.x, call.moves(tx), call.pair(y), call.pair(ty))
+    return ty
 
 
-def _bias(call: Launch, t: Tensor, *rest: object) -> Tensor:
+def hvp(
+    x: Group, c: Group, y: Group, ty: Group, dy: Group, tx: Group, tdy: Group, needs: Sequence[bool],
+    *, p: float, scale: float,
+) -> list[Maybe]:  # fmt: skip
+    call = Launch(x, c, p, scale, [tx], [y, ty, dy, tdy])
+    delta, tdelta = (call.row(call.new(call.size.H, call.size.M, dtype=torch.float32)) for _ in range(2))
+    args = call.x, call.moves(tx), *map(call.pair, (y, ty, dy, tdy)), delta, tdelta
+    return _gradients(call, x, needs, (turn_queries, turn_keys, turn_bias), *args)
+
+
+def jvp2(
+    x: Group, c: Group, y: Group, uy: Group, wy: Group, ux: Group, wx: Group, *, p: float, scale: float
+) -> tuple[Tensor, Tensor]:
+    call = Launch(x, c, p, scale, [ux, wx], [y, uy, wy])
+    ty = call.outputs()
+    shape = call.tiles("bend", "V")
+    args = call.x, call.moves(ux), call.moves(wx), *map(call.pair, (y, uy, wy, ty))
+    call.clean(bend, call.over("M", shape), shape, *args)
+    return ty
+
+
+def _gradients(call: Launch, x: Group, needs: Sequence[bool], kernels: Sequence[Any], *args: object) -> list[Maybe]:
+    """What three kernels sum: over keys, which is first for it leaves numbers of rows behind in args; over queries; and
+    over what shares a bias."""
+    wanted = [t if need else None for t, need in zip(x, needs, strict=True)]
+    dq, dk, dv = (None if t is None else call.gradient(t) for t in wanted[:3])
+    dq = dq if dq is not None else call.gradient(x[0])  # type: ignore[arg-type]
+    dslopes = None if wanted[4] is None else call.new(call.size.H, call.size.M, dtype=torch.float32)
+    queries, keys, bias = kernels
+
+    shape = call.tiles(queries.__name__, "K")
+    call.clean(queries, call.over("M", shape), shape, *args, call.rows(dq), call.row(dslopes))
+    if dk is not None or dv is not None:
+        shape = call.tiles(keys.__name__, "KV")
+        call.clean(keys, call.over("N", shape), shape, *args, call.rows(dk), call.rows(dv))
+    ddense = None if wanted[3] is None else _bias(call, bias, wanted[3], *args)
+    grads = [dq, dk, dv, ddense, None if dslopes is None else dslopes.sum(-1)]
+    return [fit(grad, t) for grad, t in zip(grads, wanted, strict=True)]
+
+
+def _bias(call: Launch, kernel: Any, t: Tensor, *args: object) -> Tensor:
     """The gradient of a dense bias. It shares coefficients along the outer batch, the inner one, heads, rows and
     columns; where it shares but some of the outer batch, examples are summed afterwards."""
     own = (1,) * (len(call.batch) + 3 - t.dim()) + tuple(t.shape[:-3])
@@ -92,7 +116,7 @@ def _bias(call: Launch, t: Tensor, *rest: object) -> Tensor:
     shape = (math.prod(outer), inner, *t.shape[-3:])
     settled = math.prod(shape) == t.numel()
     grad = call.like.new_empty(shape, dtype=t.dtype if settled else torch.float32)
-    blocks = call.tiles("by_bias")
+    blocks = call.tiles(kernel.__name__)
     count = math.prod(shape[:3]) * triton.cdiv(shape[3], blocks["BM"]) * triton.cdiv(shape[4], blocks["BN"])
-    call.run(by_bias, count, blocks, call.x, *rest, View(grad, *grad.stride()), *shape)
+    call.run(kernel, count, blocks, *args, View(grad, *grad.stride()), Extent(*shape))
     return grad.reshape(*outer, *own[-1:], *t.shape[-3:])

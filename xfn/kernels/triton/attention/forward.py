@@ -15,7 +15,7 @@ from .logits import INF, LN2, bounds, kept, logits, marked, phases, stretch
 
 @triton.jit
 def forward(
-    x, out, lse, leaked, size, numbers,
+    x, y, leaked, size, numbers,
     K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, CHUNKS: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, PRECISION: tl.constexpr, STRICT: tl.constexpr,
 ):  # fmt: skip
@@ -60,9 +60,9 @@ def forward(
     some = total != 0
     total = tl.where(some, total, 1.0)
     acc = acc * (numbers.gain / total)[:, None]
-    store(start(out, i_b, i_h, size.inner), out, acc, o_m, size.M, V, BV, f0)
+    store(start(y.out, i_b, i_h, size.inner), y.out, acc, o_m, size.M, V, BV, f0)
     found = tl.where(some, (top + tl.log2(total)) * LN2, -INF)
-    p_lse = start(lse, i_b, i_h, size.inner)
-    tl.store(p_lse + o_m.to(tl.int64) * lse.row, found, mask=(o_m < size.M) & (f0 == 0))
+    p_lse = start(y.lse, i_b, i_h, size.inner)
+    tl.store(p_lse + o_m.to(tl.int64) * y.lse.row, found, mask=(o_m < size.M) & (f0 == 0))
     if not STRICT and leaked is not None:
         tl.store(leaked + pid, 1 - whole(acc, within(o_m, size.M, V, BV, f0)))

@@ -10,7 +10,7 @@ head, ``by_bias`` over whatever shares a coefficient. Each number is summed by o
 import triton
 import triton.language as tl
 
-from .._rows import chunk, inner, product, rows
+from .._rows import chunk, dots, product, rows
 from .._tile import start, store, turn, whole, within
 from .logits import INF, LOG2E, bounds, kept, logits, marked, phases, stretch
 
@@ -30,7 +30,7 @@ def reach(lse, i_b, i_h, size, o_m):
 
 @triton.jit
 def slope(
-    q, k, v, do, dout, reach_m, delta, x, size, numbers, lo, hi, i_b, i_h, o_m, n0,
+    q, k, v, do, dy, reach_m, delta, x, size, numbers, lo, hi, i_b, i_h, o_m, n0,
     K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
     EDGE: tl.constexpr, PRECISION: tl.constexpr, STRICT: tl.constexpr,
 ):  # fmt: skip
@@ -41,7 +41,7 @@ def slope(
         s = marked(s, q.good & do.good, k.good & v.good)
     P = tl.exp2(s - reach_m[:, None])
     Y = tl.zeros([BM, BN], tl.float32)
-    if dout.data is not None:
+    if dy.out.data is not None:
         Y = product(do, v, Y, V, BV, PRECISION, STRICT)
     if STRICT:
         P = tl.where(s == -INF, 0.0, P)
@@ -58,7 +58,7 @@ def slope(
 
 @triton.jit
 def by_queries(
-    x, out, lse, dout, dlse, delta, dq, dslopes, leaked, size, numbers,
+    x, y, dy, delta, dq, dslopes, leaked, size, numbers,
     K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, CHUNKS: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, PRECISION: tl.constexpr, STRICT: tl.constexpr,
 ):  # fmt: skip
@@ -75,15 +75,15 @@ def by_queries(
     q = rows(x.q, i_b, i_h, size.inner, o_m, size.M, K, BK, STRICT)  # [BM, BK]
     do = q
     found = tl.zeros([BM], tl.float32)
-    if dout.data is not None:
-        do = rows(dout, i_b, i_h, size.inner, o_m, size.M, V, BV, STRICT)  # [BM, BV]
-        o = rows(out, i_b, i_h, size.inner, o_m, size.M, V, BV, False)
-        found = inner(do, o, found, V, BV)
-    if dlse.data is not None:
-        found -= row(dlse, i_b, i_h, size, o_m)
+    if dy.out.data is not None:
+        do = rows(dy.out, i_b, i_h, size.inner, o_m, size.M, V, BV, STRICT)  # [BM, BV]
+        o = rows(y.out, i_b, i_h, size.inner, o_m, size.M, V, BV, False)
+        found = dots(do, o, found, V, BV)
+    if dy.lse.data is not None:
+        found -= row(dy.lse, i_b, i_h, size, o_m)
     p_delta = start(delta, i_b, i_h, size.inner)
     tl.store(p_delta + o_m.to(tl.int64) * delta.row, found, mask=own)
-    reach_m = reach(lse, i_b, i_h, size, o_m)
+    reach_m = reach(y.lse, i_b, i_h, size, o_m)
     lo, hi = bounds(x, size, i_b, o_m)
     least, first, last, most = phases(x, size, lo, hi, BN)
 
@@ -97,7 +97,7 @@ def by_queries(
                 k = rows(x.k, i_b, i_g, size.inner, o_n, size.N, K, BK, STRICT, phase != 1)
                 v = rows(x.v, i_b, i_g, size.inner, o_n, size.N, V, BV, STRICT, phase != 1)
                 _, dS = slope(
-                    q, k, v, do, dout, reach_m, found, x, size, numbers, lo, hi, i_b, i_h, o_m, n0,
+                    q, k, v, do, dy, reach_m, found, x, size, numbers, lo, hi, i_b, i_h, o_m, n0,
                     K, V, BK, BV, BM, BN, phase != 1, PRECISION, STRICT,
                 )  # fmt: skip
                 mixed = chunk(k, f0, K, BK, STRICT)
@@ -130,7 +130,7 @@ def seen(x, size, i_b, n0, BM: tl.constexpr, BN: tl.constexpr):
 
 @triton.jit
 def by_keys(
-    x, lse, dout, delta, dk, dv, leaked, size, numbers,
+    x, y, dy, delta, dk, dv, leaked, size, numbers,
     K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, CHUNKS: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, PRECISION: tl.constexpr, STRICT: tl.constexpr,
 ):  # fmt: skip
@@ -157,14 +157,14 @@ def by_keys(
         o_m = (first + step % count) * BM + tl.arange(0, BM)
         q = rows(x.q, i_b, i_h, size.inner, o_m, size.M, K, BK, STRICT)  # [BM, BK]
         do = q
-        if dout.data is not None:
-            do = rows(dout, i_b, i_h, size.inner, o_m, size.M, V, BV, STRICT)  # [BM, BV]
+        if dy.out.data is not None:
+            do = rows(dy.out, i_b, i_h, size.inner, o_m, size.M, V, BV, STRICT)  # [BM, BV]
         lo, hi = bounds(x, size, i_b, o_m)
         dropped, dS = slope(
-            q, k, v, do, dout, reach(lse, i_b, i_h, size, o_m), row(delta, i_b, i_h, size, o_m), x, size, numbers,
+            q, k, v, do, dy, reach(y.lse, i_b, i_h, size, o_m), row(delta, i_b, i_h, size, o_m), x, size, numbers,
             lo, hi, i_b, i_h, o_m, n0, K, V, BK, BV, BM, BN, True, PRECISION, STRICT,
         )  # fmt: skip
-        if dv.data is not None and dout.data is not None:
+        if dv.data is not None and dy.out.data is not None:
             mixed = chunk(do, i_f * BV, V, BV, STRICT)
             acc_v = tl.dot(tl.trans(dropped.to(mixed.dtype)), mixed, acc_v, input_precision=PRECISION)
         if dk.data is not None:
@@ -181,52 +181,84 @@ def by_keys(
 
 
 @triton.jit
+def owner(pid, extent, BM: tl.constexpr, BN: tl.constexpr):
+    """Which tile ``[BM, BN]`` of a dense bias a program has: of which of the outer batch, the inner one and the heads,
+    in which row and column of tiles."""
+    m_tiles, n_tiles = tl.cdiv(extent.rows, BM), tl.cdiv(extent.columns, BN)
+    i_n = pid % n_tiles
+    i_m = pid // n_tiles % m_tiles
+    i_h = pid // (n_tiles * m_tiles) % extent.heads
+    i_i = pid // (n_tiles * m_tiles * extent.heads) % extent.inner
+    return pid // (n_tiles * m_tiles * extent.heads * extent.inner), i_i, i_h, i_m, i_n
+
+
+@triton.jit
+def lengths(size, extent, BM: tl.constexpr, BN: tl.constexpr):
+    """How many tiles of rows and of columns share one of the bias."""
+    over_m = tl.where(extent.rows == size.M, 1, tl.cdiv(size.M, BM))
+    return over_m, tl.where(extent.columns == size.N, 1, tl.cdiv(size.N, BN))
+
+
+@triton.jit
+def sharers(size, extent, BM: tl.constexpr, BN: tl.constexpr):
+    """How many tiles share one of the bias, over all that is 1 there and is not in the call."""
+    over_m, over_n = lengths(size, extent, BM, BN)
+    return size.examples // (extent.outer * extent.inner) * (size.H // extent.heads) * over_m * over_n
+
+
+@triton.jit
+def sharer(step, at, size, extent, BM: tl.constexpr, BN: tl.constexpr):
+    """One of those that share the tile ``at``: its example, its head, its first row and column."""
+    i_o, i_i, i_h, i_m, i_n = at
+    over_m, over_n = lengths(size, extent, BM, BN)
+    over_i, over_h = size.inner // extent.inner, size.H // extent.heads
+    n0 = (i_n + step % over_n) * BN
+    m0 = (i_m + step // over_n % over_m) * BM
+    i_h += step // (over_n * over_m) % over_h
+    i_i += step // (over_n * over_m * over_h) % over_i
+    i_o += step // (over_n * over_m * over_h * over_i)
+    return i_o * size.inner + i_i, i_h, m0, n0
+
+
+@triton.jit
+def settle(dense, acc, at, size, extent, BM: tl.constexpr, BN: tl.constexpr):
+    """A sum over those that share it to the tile ``at``."""
+    i_o, i_i, i_h, i_m, i_n = at
+    o_m, o_n = i_m * BM + tl.arange(0, BM), i_n * BN + tl.arange(0, BN)
+    if extent.rows < size.M:
+        acc = tl.where((tl.arange(0, BM) == 0)[:, None], tl.sum(acc, 0)[None, :], 0.0)
+    if extent.columns < size.N:
+        acc = tl.where((tl.arange(0, BN) == 0)[None, :], tl.sum(acc, 1)[:, None], 0.0)
+    p = dense.data + i_o.to(tl.int64) * dense.outer + i_i.to(tl.int64) * dense.inner
+    p += i_h.to(tl.int64) * dense.head
+    p_dense = p + o_m.to(tl.int64)[:, None] * dense.row + o_n.to(tl.int64)[None, :] * dense.col
+    inside = (o_m < extent.rows)[:, None] & (o_n < extent.columns)[None, :]
+    tl.store(p_dense, acc.to(dense.data.dtype.element_ty), mask=inside)
+
+
+@triton.jit
 def by_bias(
-    x, lse, dout, delta, dense, outer, inner, heads, height, width, size, numbers,
+    x, y, dy, delta, dense, extent, size, numbers,
     K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, CHUNKS: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """The gradient of a dense bias ``[outer, inner, heads, height, width]``, summed over all that is 1 there and is not
-    in the call. What is hidden gets nothing, so there is nothing to clean."""
-    pid = tl.program_id(0)
-    m_tiles, n_tiles = tl.cdiv(height, BM), tl.cdiv(width, BN)
-    i_n = pid % n_tiles
-    i_m = pid // n_tiles % m_tiles
-    own_h = pid // (n_tiles * m_tiles) % heads
-    own_i = pid // (n_tiles * m_tiles * heads) % inner
-    own_o = pid // (n_tiles * m_tiles * heads * inner)
-    over_o = size.examples // size.inner // outer
-    over_i, over_h = size.inner // inner, size.H // heads
-    over_m = tl.where(height == size.M, 1, tl.cdiv(size.M, BM))
-    over_n = tl.where(width == size.N, 1, tl.cdiv(size.N, BN))
+    """The gradient of a dense bias, summed over all that shares it. What is hidden gets nothing, so there is nothing to
+    clean."""
+    at = owner(tl.program_id(0), extent, BM, BN)
     acc = tl.zeros([BM, BN], tl.float32)
-    for step in tl.range(0, over_o * over_i * over_h * over_m * over_n):
-        n0 = (i_n + step % over_n) * BN
-        m0 = (i_m + step // over_n % over_m) * BM
-        i_h = own_h + step // (over_n * over_m) % over_h
-        i_i = own_i + step // (over_n * over_m * over_h) % over_i
-        i_o = own_o + step // (over_n * over_m * over_h * over_i)
-        i_b = i_o * size.inner + i_i
+    for step in tl.range(0, sharers(size, extent, BM, BN)):
+        i_b, i_h, m0, n0 = sharer(step, at, size, extent, BM, BN)
         o_m, o_n = m0 + tl.arange(0, BM), n0 + tl.arange(0, BN)
         q = rows(x.q, i_b, i_h, size.inner, o_m, size.M, K, BK, True)  # [BM, BK]
         k = rows(x.k, i_b, i_h // size.R, size.inner, o_n, size.N, K, BK, True)  # [BN, BK]
         v = rows(x.v, i_b, i_h // size.R, size.inner, o_n, size.N, V, BV, True)  # [BN, BV]
         do = q
-        if dout.data is not None:
-            do = rows(dout, i_b, i_h, size.inner, o_m, size.M, V, BV, True)  # [BM, BV]
+        if dy.out.data is not None:
+            do = rows(dy.out, i_b, i_h, size.inner, o_m, size.M, V, BV, True)  # [BM, BV]
         lo, hi = bounds(x, size, i_b, o_m)
         _, dS = slope(
-            q, k, v, do, dout, reach(lse, i_b, i_h, size, o_m), row(delta, i_b, i_h, size, o_m), x, size, numbers,
+            q, k, v, do, dy, reach(y.lse, i_b, i_h, size, o_m), row(delta, i_b, i_h, size, o_m), x, size, numbers,
             lo, hi, i_b, i_h, o_m, n0, K, V, BK, BV, BM, BN, True, PRECISION, True,
         )  # fmt: skip
         acc += dS
-    o_m, o_n = i_m * BM + tl.arange(0, BM), i_n * BN + tl.arange(0, BN)
-    if height < size.M:
-        acc = tl.where((tl.arange(0, BM) == 0)[:, None], tl.sum(acc, 0)[None, :], 0.0)
-    if width < size.N:
-        acc = tl.where((tl.arange(0, BN) == 0)[None, :], tl.sum(acc, 1)[:, None], 0.0)
-    p = dense.data + own_o.to(tl.int64) * dense.outer + own_i.to(tl.int64) * dense.inner
-    p += own_h.to(tl.int64) * dense.head
-    p_dense = p + o_m.to(tl.int64)[:, None] * dense.row + o_n.to(tl.int64)[None, :] * dense.col
-    inside = (o_m < height)[:, None] & (o_n < width)[None, :]
-    tl.store(p_dense, acc.to(dense.data.dtype.element_ty), mask=inside)
+    settle(dense, acc, at, size, extent, BM, BN)

@@ -12,7 +12,7 @@ from ...._core.philox import threshold
 from ...._core.shapes import broadcast
 from .._tile import ABSENT, View
 from .config import tiles
-from .logits import Numbers, Operands, Size
+from .logits import Numbers, Operands, Outputs, Size
 
 Maybe = Tensor | None
 Group = Sequence[Maybe]
@@ -82,6 +82,14 @@ class Launch:
         """x, or a tangent of it."""
         return [*(self.rows(t) for t in x[:3]), self.view(x[3], 3, "hrc"), self.view(x[4], 1, "h")]
 
+    def moves(self, tx: Group) -> Operands:
+        """A tangent of x."""
+        return Operands(*self.operands(tx), *[ABSENT] * 3)
+
+    def pair(self, y: Group) -> Outputs:
+        """Outputs, their tangents or cotangents."""
+        return Outputs(self.rows(y[0]), self.row(y[1]))
+
     def new(self, *dims: int, dtype: torch.dtype | None = None) -> Tensor:
         """A result, over the whole batch."""
         return self.like.new_empty(*self.batch, *dims, dtype=dtype)
@@ -104,6 +112,11 @@ class Launch:
         found = tiles(kernel, K, V, self.like.dtype, self.rich)
         chunks = {f: -(-width // found[f"B{f}"]) for f, width in self.widths.items()}
         return {**self.widths, **found, "CHUNKS": max((chunks[f] for f in makes), default=1)}
+
+    def over(self, side: str, shape: Mapping[str, int]) -> int:
+        """How many tiles of queries, M, or of keys, N, there are, over all examples and heads."""
+        length, heads = (self.size.M, self.size.H) if side == "M" else (self.size.N, self.size.H // self.size.R)
+        return -(-length // shape[f"B{side}"]) * heads * self.size.examples
 
     def run(self, kernel: Any, tiles: int, shape: Mapping[str, int], *args: Any, strict: bool | None = None) -> None:
         """A program per tile and chunk."""

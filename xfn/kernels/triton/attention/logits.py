@@ -31,6 +31,13 @@ class Operands(NamedTuple):
     key: View
 
 
+class Outputs(NamedTuple):
+    """out and lse, their tangents or cotangents."""
+
+    out: View
+    lse: View
+
+
 class Size(NamedTuple):
     """M queries, N keys, H heads, R of them to a key head, and ``examples``, ``inner`` to each of the outer batch."""
 
@@ -40,6 +47,16 @@ class Size(NamedTuple):
     R: int
     examples: int
     inner: int
+
+
+class Extent(NamedTuple):
+    """The sizes of a dense bias; each is that of the call, or 1."""
+
+    outer: int
+    inner: int
+    heads: int
+    rows: int
+    columns: int
 
 
 class Numbers(NamedTuple):

@@ -37,7 +37,7 @@ def moved(
 
 @triton.jit
 def tangent(
-    x, t, out, lse, tout, tlse, leaked, size, numbers,
+    x, t, y, ty, leaked, size, numbers,
     K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, CHUNKS: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, PRECISION: tl.constexpr, STRICT: tl.constexpr,
 ):  # fmt: skip
@@ -54,7 +54,7 @@ def tangent(
     tq = q
     if t.q.data is not None:
         tq = rows(t.q, i_b, i_h, size.inner, o_m, size.M, K, BK, STRICT)  # [BM, BK]
-    reach_m = reach(lse, i_b, i_h, size, o_m)
+    reach_m = reach(y.lse, i_b, i_h, size, o_m)
     lo, hi = bounds(x, size, i_b, o_m)
     least, first, last, most = phases(x, size, lo, hi, BN)
 
@@ -93,10 +93,10 @@ def tangent(
                 if t.v.data is not None:
                     mixed = chunk(tv, f0, V, BV, STRICT)
                     acc = tl.dot(P.to(mixed.dtype), mixed, acc, input_precision=PRECISION)
-    o = load(start(out, i_b, i_h, size.inner), out, o_m, size.M, V, BV, True, f0).to(tl.float32)
+    o = load(start(y.out, i_b, i_h, size.inner), y.out, o_m, size.M, V, BV, True, f0).to(tl.float32)
     acc = acc - mean[:, None] * o
-    store(start(tout, i_b, i_h, size.inner), tout, acc, o_m, size.M, V, BV, f0)
-    p_tlse = start(tlse, i_b, i_h, size.inner)
-    tl.store(p_tlse + o_m.to(tl.int64) * tlse.row, mean, mask=(o_m < size.M) & (f0 == 0))
+    store(start(ty.out, i_b, i_h, size.inner), ty.out, acc, o_m, size.M, V, BV, f0)
+    p_lse = start(ty.lse, i_b, i_h, size.inner)
+    tl.store(p_lse + o_m.to(tl.int64) * ty.lse.row, mean, mask=(o_m < size.M) & (f0 == 0))
     if not STRICT and leaked is not None:
         tl.store(leaked + pid, 1 - whole(acc, within(o_m, size.M, V, BV, f0)))

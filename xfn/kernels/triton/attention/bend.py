@@ -1,0 +1,96 @@
+"""The second tangents of out and lse, in one pass. With cᵤ = ṡᵤ − ⟨ṡᵤ⟩, of which ⟨ṡᵤ⟩ is given, c_w alike, and
+σ = cᵤ ∘ c_w + scale (q̇ᵤ k̇_wᵀ + q̇_w k̇ᵤᵀ):
+
+tout = (D ∘ P ∘ σ) v + (D ∘ P ∘ cᵤ) v̇_w + (D ∘ P ∘ c_w) v̇ᵤ − ⟨σ⟩ out,  tlse = ⟨σ⟩
+"""
+
+import triton
+import triton.language as tl
+
+from .._rows import chunk, product, rows
+from .._tile import load, start, store, turn, whole, within
+from .gradient import reach, row
+from .logits import INF, bounds, kept, logits, marked, phases
+from .tangent import moved
+
+
+@triton.jit
+def bend(
+    x, u, w, y, uy, wy, ty, leaked, size, numbers,
+    K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, CHUNKS: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr, PRECISION: tl.constexpr, STRICT: tl.constexpr,
+):  # fmt: skip
+    pid = tl.program_id(0)
+    if STRICT:  # noqa: SIM102 - known when compiled, and only then is there something to load
+        if tl.load(leaked + pid) == 0:
+            return
+    f0 = pid % CHUNKS * BV
+    i_m, i_bh = turn(pid // CHUNKS, tl.cdiv(size.M, BM), size.examples * size.H)
+    i_b, i_h = i_bh // size.H, i_bh % size.H
+    i_g = i_h // size.R
+    o_m = i_m * BM + tl.arange(0, BM)
+    q = rows(x.q, i_b, i_h, size.inner, o_m, size.M, K, BK, STRICT)  # [BM, BK]
+    uq, wq = q, q
+    if u.q.data is not None:
+        uq = rows(u.q, i_b, i_h, size.inner, o_m, size.M, K, BK, STRICT)  # [BM, BK]
+    if w.q.data is not None:
+        wq = rows(w.q, i_b, i_h, size.inner, o_m, size.M, K, BK, STRICT)  # [BM, BK]
+    reach_m = reach(y.lse, i_b, i_h, size, o_m)
+    u_mean, w_mean = row(uy.lse, i_b, i_h, size, o_m), row(wy.lse, i_b, i_h, size, o_m)
+    lo, hi = bounds(x, size, i_b, o_m)
+    runs = phases(x, size, lo, hi, BN)
+
+    mean = tl.zeros([BM], tl.float32)
+    acc = tl.zeros([BM, BV], tl.float32)
+    for n0 in tl.range(runs[0], runs[3], BN):
+        o_n = n0 + tl.arange(0, BN)
+        k = rows(x.k, i_b, i_g, size.inner, o_n, size.N, K, BK, STRICT)  # [BN, BK]
+        v = rows(x.v, i_b, i_g, size.inner, o_n, size.N, V, BV, STRICT)  # [BN, BV]
+        uk, wk, uv, wv = k, k, v, v
+        if u.k.data is not None:
+            uk = rows(u.k, i_b, i_g, size.inner, o_n, size.N, K, BK, STRICT)
+        if w.k.data is not None:
+            wk = rows(w.k, i_b, i_g, size.inner, o_n, size.N, K, BK, STRICT)
+        if u.v.data is not None:
+            uv = rows(u.v, i_b, i_g, size.inner, o_n, size.N, V, BV, STRICT)
+        if w.v.data is not None:
+            wv = rows(w.v, i_b, i_g, size.inner, o_n, size.N, V, BV, STRICT)
+        s = logits(q, k, x, size, numbers, lo, hi, i_b, i_h, o_m, o_n, K, BK, BM, BN, True, PRECISION, STRICT)
+        if STRICT:
+            s = marked(s, q.good & uq.good & wq.good, k.good & uk.good & wk.good & v.good & uv.good & wv.good)
+        P = tl.exp2(s - reach_m[:, None])
+        du = moved(q, k, uq, uk, u, size, numbers, i_b, i_h, o_m, o_n, K, BK, BM, BN, PRECISION, STRICT)
+        dw = moved(q, k, wq, wk, w, size, numbers, i_b, i_h, o_m, o_n, K, BK, BM, BN, PRECISION, STRICT)
+        du, dw = du - u_mean[:, None], dw - w_mean[:, None]
+        cross = tl.zeros([BM, BN], tl.float32)
+        if u.q.data is not None and w.k.data is not None:
+            cross = product(uq, wk, cross, K, BK, PRECISION, STRICT)
+        if w.q.data is not None and u.k.data is not None:
+            cross = product(wq, uk, cross, K, BK, PRECISION, STRICT)
+        bent = P * (du * dw + cross * numbers.scale)
+        du, dw = P * du, P * dw
+        if STRICT:
+            bent = tl.where(s == -INF, 0.0, bent)
+            du = tl.where(s == -INF, 0.0, du)
+            dw = tl.where(s == -INF, 0.0, dw)
+        mean += tl.sum(bent, 1)
+        if x.key.data is not None:
+            keeps = kept(x, size, numbers, i_b, i_h, o_m, n0, BM, BN)
+            bent = tl.where(keeps, bent * numbers.gain, 0.0)
+            du = tl.where(keeps, du * numbers.gain, 0.0)
+            dw = tl.where(keeps, dw * numbers.gain, 0.0)
+        mixed = chunk(v, f0, V, BV, STRICT)
+        acc = tl.dot(bent.to(mixed.dtype), mixed, acc, input_precision=PRECISION)
+        if w.v.data is not None:
+            mixed = chunk(wv, f0, V, BV, STRICT)
+            acc = tl.dot(du.to(mixed.dtype), mixed, acc, input_precision=PRECISION)
+        if u.v.data is not None:
+            mixed = chunk(uv, f0, V, BV, STRICT)
+            acc = tl.dot(dw.to(mixed.dtype), mixed, acc, input_precision=PRECISION)
+    o = load(start(y.out, i_b, i_h, size.inner), y.out, o_m, size.M, V, BV, True, f0).to(tl.float32)
+    acc = acc - mean[:, None] * o
+    store(start(ty.out, i_b, i_h, size.inner), ty.out, acc, o_m, size.M, V, BV, f0)
+    p_lse = start(ty.lse, i_b, i_h, size.inner)
+    tl.store(p_lse + o_m.to(tl.int64) * ty.lse.row, mean, mask=(o_m < size.M) & (f0 == 0))
+    if not STRICT and leaked is not None:
+        tl.store(leaked + pid, 1 - whole(acc, within(o_m, size.M, V, BV, f0)))

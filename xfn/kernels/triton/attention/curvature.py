@@ -1,0 +1,228 @@
+"""How gradients move along a tangent. With c = ṡ − ⟨ṡ⟩, of which ⟨ṡ⟩ = tlse is given, δ as for the gradients, and
+δ̇ = ḋout · out + dout · tout − ḋlse:
+
+    Ẏ = D ∘ (ḋout vᵀ + dout v̇ᵀ),  dS = P ∘ (Y − δ),  ḋS = P ∘ (c ∘ (Y − δ) + Ẏ − δ̇)
+    scale (ḋS k + dS k̇),  scale (ḋSᵀ q + dSᵀ q̇),  (P ∘ c ∘ D)ᵀ dout + (P ∘ D)ᵀ ḋout,  ḋS,  −Σ ḋS |m − n|
+
+The three sums are those of the gradients; ``turn_queries`` leaves δ and δ̇ behind. So much is multiplied here that the
+keys are one run, in which every coefficient is compared with its bounds.
+"""
+
+import triton
+import triton.language as tl
+
+from .._rows import chunk, dots, product, rows
+from .._tile import start, store, turn, whole, within
+from .gradient import owner, reach, row, seen, settle, sharer, sharers
+from .logits import INF, bounds, kept, logits, marked, phases
+from .tangent import moved
+
+
+@triton.jit
+def queries(
+    x, t, dy, tdy, size, i_b, i_h, o_m,
+    K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, STRICT: tl.constexpr,
+):  # fmt: skip
+    """Rows of q, q̇, dout and ḋout; an absent one is another name of q."""
+    q = rows(x.q, i_b, i_h, size.inner, o_m, size.M, K, BK, STRICT)
+    tq, do, tdo = q, q, q
+    if t.q.data is not None:
+        tq = rows(t.q, i_b, i_h, size.inner, o_m, size.M, K, BK, STRICT)
+    if dy.out.data is not None:
+        do = rows(dy.out, i_b, i_h, size.inner, o_m, size.M, V, BV, STRICT)
+    if tdy.out.data is not None:
+        tdo = rows(tdy.out, i_b, i_h, size.inner, o_m, size.M, V, BV, STRICT)
+    return q, tq, do, tdo
+
+
+@triton.jit
+def keys(
+    x, t, size, i_b, i_g, o_n,
+    K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, STRICT: tl.constexpr,
+):  # fmt: skip
+    """Rows of k, k̇, v and v̇; an absent tangent is another name of what would move."""
+    k = rows(x.k, i_b, i_g, size.inner, o_n, size.N, K, BK, STRICT)
+    v = rows(x.v, i_b, i_g, size.inner, o_n, size.N, V, BV, STRICT)
+    tk, tv = k, v
+    if t.k.data is not None:
+        tk = rows(t.k, i_b, i_g, size.inner, o_n, size.N, K, BK, STRICT)
+    if t.v.data is not None:
+        tv = rows(t.v, i_b, i_g, size.inner, o_n, size.N, V, BV, STRICT)
+    return k, tk, v, tv
+
+
+@triton.jit
+def curve(
+    q, tq, do, tdo, k, tk, v, tv, x, t, y, ty, dy, tdy, delta, tdelta, size, numbers, lo, hi, i_b, i_h, o_m, n0,
+    K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+    PRECISION: tl.constexpr, STRICT: tl.constexpr,
+):  # fmt: skip
+    """P ∘ D, P ∘ c ∘ D, dS and ḋS of a tile."""
+    o_n = n0 + tl.arange(0, BN)
+    s = logits(q, k, x, size, numbers, lo, hi, i_b, i_h, o_m, o_n, K, BK, BM, BN, True, PRECISION, STRICT)
+    if STRICT:
+        s = marked(s, q.good & tq.good & do.good & tdo.good, k.good & tk.good & v.good & tv.good)
+    P = tl.exp2(s - reach(y.lse, i_b, i_h, size, o_m)[:, None])
+    tP = moved(q, k, tq, tk, t, size, numbers, i_b, i_h, o_m, o_n, K, BK, BM, BN, PRECISION, STRICT)
+    tP = P * (tP - row(ty.lse, i_b, i_h, size, o_m)[:, None])
+    Y, tY = tl.zeros([BM, BN], tl.float32), tl.zeros([BM, BN], tl.float32)
+    if dy.out.data is not None:
+        Y = product(do, v, Y, V, BV, PRECISION, STRICT)
+        if t.v.data is not None:
+            tY = product(do, tv, tY, V, BV, PRECISION, STRICT)
+    if tdy.out.data is not None:
+        tY = product(tdo, v, tY, V, BV, PRECISION, STRICT)
+    if STRICT:
+        P = tl.where(s == -INF, 0.0, P)
+        tP = tl.where(s == -INF, 0.0, tP)
+    dropped, tdropped = P, tP
+    if x.key.data is not None:
+        keeps = kept(x, size, numbers, i_b, i_h, o_m, n0, BM, BN)
+        dropped = tl.where(keeps, P * numbers.gain, 0.0)
+        tdropped = tl.where(keeps, tP * numbers.gain, 0.0)
+        Y = tl.where(keeps, Y * numbers.gain, 0.0)
+        tY = tl.where(keeps, tY * numbers.gain, 0.0)
+    X = Y - delta[:, None]
+    dS = P * X
+    tdS = tP * X + P * (tY - tdelta[:, None])
+    if STRICT:
+        dS = tl.where(s == -INF, 0.0, dS)
+        tdS = tl.where(s == -INF, 0.0, tdS)
+    return dropped, tdropped, dS, tdS
+
+
+@triton.jit
+def turn_queries(
+    x, t, y, ty, dy, tdy, delta, tdelta, dq, dslopes, leaked, size, numbers,
+    K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, CHUNKS: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr, PRECISION: tl.constexpr, STRICT: tl.constexpr,
+):  # fmt: skip
+    pid = tl.program_id(0)
+    if STRICT:  # noqa: SIM102 - known when compiled, and only then is there something to load
+        if tl.load(leaked + pid) == 0:
+            return
+    f0 = pid % CHUNKS * BK
+    i_m, i_bh = turn(pid // CHUNKS, tl.cdiv(size.M, BM), size.examples * size.H)
+    i_b, i_h = i_bh // size.H, i_bh % size.H
+    i_g = i_h // size.R
+    o_m = i_m * BM + tl.arange(0, BM)
+    own = (o_m < size.M) & (f0 == 0)
+    q, tq, do, tdo = queries(x, t, dy, tdy, size, i_b, i_h, o_m, K, V, BK, BV, STRICT)
+    found, tfound = tl.zeros([BM], tl.float32), tl.zeros([BM], tl.float32)
+    o = rows(y.out, i_b, i_h, size.inner, o_m, size.M, V, BV, False)
+    if dy.out.data is not None:
+        found = dots(do, o, found, V, BV)
+        tfound = dots(do, rows(ty.out, i_b, i_h, size.inner, o_m, size.M, V, BV, False), tfound, V, BV)
+    if tdy.out.data is not None:
+        tfound = dots(tdo, o, tfound, V, BV)
+    if dy.lse.data is not None:
+        found -= row(dy.lse, i_b, i_h, size, o_m)
+    if tdy.lse.data is not None:
+        tfound -= row(tdy.lse, i_b, i_h, size, o_m)
+    tl.store(start(delta, i_b, i_h, size.inner) + o_m.to(tl.int64) * delta.row, found, mask=own)
+    tl.store(start(tdelta, i_b, i_h, size.inner) + o_m.to(tl.int64) * tdelta.row, tfound, mask=own)
+    lo, hi = bounds(x, size, i_b, o_m)
+    runs = phases(x, size, lo, hi, BN)
+
+    acc = tl.zeros([BM, BK], tl.float32)
+    bent = tl.zeros([BM], tl.float32)
+    for n0 in tl.range(runs[0], runs[3], BN):
+        o_n = n0 + tl.arange(0, BN)
+        k, tk, v, tv = keys(x, t, size, i_b, i_g, o_n, K, V, BK, BV, STRICT)
+        _, _, dS, tdS = curve(
+            q, tq, do, tdo, k, tk, v, tv, x, t, y, ty, dy, tdy, found, tfound, size, numbers, lo, hi, i_b, i_h, o_m, n0,
+            K, V, BK, BV, BM, BN, PRECISION, STRICT,
+        )  # fmt: skip
+        mixed = chunk(k, f0, K, BK, STRICT)
+        acc = tl.dot(tdS.to(mixed.dtype), mixed, acc, input_precision=PRECISION)
+        if t.k.data is not None:
+            mixed = chunk(tk, f0, K, BK, STRICT)
+            acc = tl.dot(dS.to(mixed.dtype), mixed, acc, input_precision=PRECISION)
+        if dslopes.data is not None:
+            bent -= tl.sum(tdS * tl.abs(o_m[:, None] - o_n[None, :]).to(tl.float32), 1)
+    acc = acc * numbers.scale
+    store(start(dq, i_b, i_h, size.inner), dq, acc, o_m, size.M, K, BK, f0)
+    if dslopes.data is not None:
+        p_slopes = start(dslopes, i_b, i_h, size.inner)
+        tl.store(p_slopes + o_m.to(tl.int64) * dslopes.row, bent, mask=own)
+    if not STRICT and leaked is not None:
+        tl.store(leaked + pid, 1 - whole(acc, within(o_m, size.M, K, BK, f0)))
+
+
+@triton.jit
+def turn_keys(
+    x, t, y, ty, dy, tdy, delta, tdelta, dk, dv, leaked, size, numbers,
+    K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, CHUNKS: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr, PRECISION: tl.constexpr, STRICT: tl.constexpr,
+):  # fmt: skip
+    pid = tl.program_id(0)
+    if STRICT:  # noqa: SIM102 - known when compiled, and only then is there something to load
+        if tl.load(leaked + pid) == 0:
+            return
+    G = size.H // size.R
+    i_f = pid % CHUNKS
+    i_n, i_bg = turn(pid // CHUNKS, tl.cdiv(size.N, BN), size.examples * G)
+    i_n = tl.cdiv(size.N, BN) - 1 - i_n
+    i_b, i_g = i_bg // G, i_bg % G
+    n0 = i_n * BN
+    o_n = n0 + tl.arange(0, BN)
+    k, tk, v, tv = keys(x, t, size, i_b, i_g, o_n, K, V, BK, BV, STRICT)
+    first, last = seen(x, size, i_b, n0, BM, BN)
+    count = tl.maximum(last - first, 0)
+
+    acc_k = tl.zeros([BN, BK], tl.float32)
+    acc_v = tl.zeros([BN, BV], tl.float32)
+    for step in tl.range(0, count * size.R):
+        i_h = i_g * size.R + step // count
+        o_m = (first + step % count) * BM + tl.arange(0, BM)
+        q, tq, do, tdo = queries(x, t, dy, tdy, size, i_b, i_h, o_m, K, V, BK, BV, STRICT)
+        lo, hi = bounds(x, size, i_b, o_m)
+        dropped, tdropped, dS, tdS = curve(
+            q, tq, do, tdo, k, tk, v, tv, x, t, y, ty, dy, tdy, row(delta, i_b, i_h, size, o_m),
+            row(tdelta, i_b, i_h, size, o_m), size, numbers, lo, hi, i_b, i_h, o_m, n0,
+            K, V, BK, BV, BM, BN, PRECISION, STRICT,
+        )  # fmt: skip
+        if dv.data is not None:
+            if dy.out.data is not None:
+                mixed = chunk(do, i_f * BV, V, BV, STRICT)
+                acc_v = tl.dot(tl.trans(tdropped.to(mixed.dtype)), mixed, acc_v, input_precision=PRECISION)
+            if tdy.out.data is not None:
+                mixed = chunk(tdo, i_f * BV, V, BV, STRICT)
+                acc_v = tl.dot(tl.trans(dropped.to(mixed.dtype)), mixed, acc_v, input_precision=PRECISION)
+        if dk.data is not None:
+            mixed = chunk(q, i_f * BK, K, BK, STRICT)
+            acc_k = tl.dot(tl.trans(tdS.to(mixed.dtype)), mixed, acc_k, input_precision=PRECISION)
+            if t.q.data is not None:
+                mixed = chunk(tq, i_f * BK, K, BK, STRICT)
+                acc_k = tl.dot(tl.trans(dS.to(mixed.dtype)), mixed, acc_k, input_precision=PRECISION)
+    acc_k = acc_k * numbers.scale
+    if dk.data is not None:
+        store(start(dk, i_b, i_g, size.inner), dk, acc_k, o_n, size.N, K, BK, i_f * BK)
+    if dv.data is not None:
+        store(start(dv, i_b, i_g, size.inner), dv, acc_v, o_n, size.N, V, BV, i_f * BV)
+    if not STRICT and leaked is not None:
+        fine = whole(acc_k, within(o_n, size.N, K, BK, i_f * BK))
+        tl.store(leaked + pid, 1 - fine * whole(acc_v, within(o_n, size.N, V, BV, i_f * BV)))
+
+
+@triton.jit
+def turn_bias(
+    x, t, y, ty, dy, tdy, delta, tdelta, dense, extent, size, numbers,
+    K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, CHUNKS: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    at = owner(tl.program_id(0), extent, BM, BN)
+    acc = tl.zeros([BM, BN], tl.float32)
+    for step in tl.range(0, sharers(size, extent, BM, BN)):
+        i_b, i_h, m0, n0 = sharer(step, at, size, extent, BM, BN)
+        o_m, o_n = m0 + tl.arange(0, BM), n0 + tl.arange(0, BN)
+        q, tq, do, tdo = queries(x, t, dy, tdy, size, i_b, i_h, o_m, K, V, BK, BV, True)
+        k, tk, v, tv = keys(x, t, size, i_b, i_h // size.R, o_n, K, V, BK, BV, True)
+        lo, hi = bounds(x, size, i_b, o_m)
+        _, _, _, tdS = curve(
+            q, tq, do, tdo, k, tk, v, tv, x, t, y, ty, dy, tdy, row(delta, i_b, i_h, size, o_m),
+            row(tdelta, i_b, i_h, size, o_m), size, numbers, lo, hi, i_b, i_h, o_m, n0,
+            K, V, BK, BV, BM, BN, PRECISION, True,
+        )  # fmt: skip
+        acc += tdS
+    settle(dense, acc, at, size, extent, BM, BN)
