@@ -2,6 +2,7 @@
 
 import torch
 from triton import knobs
+from triton.runtime import driver
 
 INTERPRETED = bool(knobs.runtime.interpret)
 """Whether Triton interprets its kernels on the CPU, as it was told before it was imported."""
@@ -11,24 +12,34 @@ SMALL = 16
 SPLIT = 1024
 """The width from which on rows come in chunks, in the tables: those which no other entry takes."""
 
-# The widest of K and V, padded -> BM, BN, warps, stages; of a tile of half types.
+# The widest of K and V, padded -> BM, BN, warps, stages; of a tile of half types. What GROUPS lacks is as in HALF.
 HALF = {
-    "forward": {64: (128, 64, 4, 3), 128: (128, 64, 8, 3), 256: (64, 32, 4, 2), SPLIT: (64, 32, 4, 2)},
+    "forward": {64: (128, 64, 4, 3), 128: (128, 64, 8, 2), 256: (64, 32, 4, 2), SPLIT: (64, 32, 4, 2)},
     "by_queries": {64: (64, 64, 4, 3), 128: (64, 64, 8, 2), 256: (32, 32, 4, 2), SPLIT: (32, 32, 4, 2)},
-    "by_keys": {64: (64, 64, 4, 2), 128: (32, 64, 4, 2), 256: (32, 32, 4, 1), SPLIT: (32, 32, 4, 2)},
-    "tangent": {64: (64, 64, 8, 2), 128: (64, 32, 8, 2), 256: (32, 32, 8, 1), SPLIT: (32, 32, 8, 2)},
+    "by_keys": {64: (64, 64, 4, 2), 128: (64, 64, 8, 2), 256: (32, 32, 4, 1), SPLIT: (32, 32, 4, 2)},
     "by_bias": {64: (64, 64, 4, 2), 128: (64, 64, 4, 1), 256: (32, 32, 4, 1), SPLIT: (64, 64, 4, 2)},
+    "tangent": {64: (64, 64, 8, 2), 128: (64, 32, 8, 1), 256: (32, 32, 8, 1), SPLIT: (32, 32, 8, 2)},
     "turn_queries": {64: (64, 32, 8, 2), 128: (32, 32, 8, 1), SPLIT: (32, 32, 8, 2)},
-    "turn_keys": {64: (32, 64, 8, 2), 128: (32, 32, 8, 1), SPLIT: (32, 32, 8, 2)},
+    "turn_keys": {64: (64, 32, 8, 2), 128: (32, 32, 8, 1), SPLIT: (32, 32, 8, 2)},
     "turn_bias": {64: (32, 32, 8, 2), 128: (32, 32, 8, 1), SPLIT: (32, 32, 8, 2)},
     "bend": {64: (64, 32, 8, 2), 128: (32, 32, 8, 1), SPLIT: (32, 32, 8, 2)},
+}
+GROUPS = {
+    "forward": {128: (128, 64, 8, 3), 256: (128, 64, 8, 2), SPLIT: (128, 64, 8, 2)},
+    "by_queries": {128: (128, 64, 8, 2), 256: (64, 64, 8, 2), SPLIT: (128, 64, 8, 2)},
+    "by_keys": {SPLIT: (64, 64, 8, 2)},
+    "tangent": {64: (128, 64, 8, 2), 128: (64, 32, 4, 2), SPLIT: (64, 64, 8, 2)},
+    "turn_queries": {64: (64, 32, 4, 2), 128: (64, 32, 8, 2), SPLIT: (64, 64, 8, 2)},
+    "turn_keys": {SPLIT: (64, 64, 8, 2)},
+    "turn_bias": {SPLIT: (64, 64, 8, 2)},
+    "bend": {128: (64, 32, 8, 2), SPLIT: (64, 64, 8, 2)},
 }
 WIDE = {
     "forward": {64: (32, 32, 8, 2), 128: (32, 32, 8, 1), 256: (16, 32, 8, 1), SPLIT: (16, 32, 8, 1)},
     "by_queries": {64: (32, 32, 8, 2), 128: (32, 32, 8, 1), 256: (16, 16, 8, 1), SPLIT: (16, 16, 8, 1)},
     "by_keys": {64: (32, 32, 8, 2), 128: (32, 32, 8, 1), 256: (16, 16, 8, 1), SPLIT: (16, 16, 8, 1)},
-    "tangent": {64: (32, 32, 8, 1), 128: (16, 16, 8, 1), SPLIT: (16, 16, 8, 1)},
     "by_bias": {64: (32, 32, 8, 1), 128: (32, 32, 8, 1), 256: (16, 16, 8, 1), SPLIT: (32, 32, 8, 1)},
+    "tangent": {64: (32, 32, 8, 1), 128: (16, 16, 8, 1), SPLIT: (16, 16, 8, 1)},
     "turn_queries": {64: (16, 16, 8, 1), SPLIT: (16, 16, 8, 1)},
     "turn_keys": {64: (16, 16, 8, 1), SPLIT: (16, 16, 8, 1)},
     "turn_bias": {64: (16, 16, 8, 1), SPLIT: (16, 16, 8, 1)},
@@ -38,8 +49,8 @@ CHUNKS = {
     "forward": (64, 256),
     "by_queries": (128, 64),
     "by_keys": (128, 128),
-    "tangent": (64, 128),
     "by_bias": (64, 64),
+    "tangent": (64, 128),
     "turn_queries": (64, 64),
     "turn_keys": (64, 64),
     "turn_bias": (64, 64),
@@ -48,10 +59,20 @@ CHUNKS = {
 """How many features of q and k, and of v, are in a chunk."""
 
 
+def in_groups() -> bool:
+    """Whether groups of warps multiply tiles of 64 rows out of shared memory, of which there is more."""
+    if INTERPRETED:
+        return False
+    target = driver.active.get_current_target()
+    return target.backend == "cuda" and target.arch // 10 in (9, 10)
+
+
 def tiles(kernel: str, K: int, V: int, dtype: torch.dtype, rich: bool) -> dict[str, int]:
     """The constants of a launch of K and V features, padded; a call that adds or drops takes the tiles of heads twice
     as wide. Interpreted, all tiles are small, so that small calls have many."""
     table, widest = (WIDE if dtype == torch.float32 else HALF)[kernel], max(K, V, 64)
+    if dtype != torch.float32 and in_groups():
+        table = table | GROUPS.get(kernel, {})
     whole = [width for width in table if width != SPLIT]
     fits = widest <= max(whole)
     BM, BN, warps, stages = table[min(widest << rich, max(whole)) if fits else SPLIT]
