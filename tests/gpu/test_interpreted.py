@@ -5,6 +5,7 @@ TRITON_INTERPRET=1 and ``-p tests.gpu.interpreter``.
 """
 
 import os
+from functools import partial
 from typing import Any
 
 import pytest
@@ -15,18 +16,23 @@ from torch import Tensor, func
 from torch.utils import _pytree as tree
 
 import xfn
-from xfn import bias
+from xfn import bias, layout
 
 from ..cases import error
 from ..laws.test_fuzz import FUZZ, Problem, numbers, problems
 from ..ops.test_attention_spoilt import APART
 
+HIDES = {name: lambda *x, h=h, **kw: xfn.attention_with_lse(*x, h, **kw) for name, h in APART.items()}
+HIDES["layout"] = partial(
+    xfn.blocksparse_attention_with_lse,
+    layout.from_mask(torch.block_diag(torch.ones(3, 2), torch.ones(2, 3)).bool(), block=8),
+)
 pytestmark = pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="triton does not interpret here")
 
 
 def runs(problem: Problem) -> bool:
     """Nothing that is refused."""
-    return problem.tiles is None and problem.dtype != torch.float64
+    return problem.dtype != torch.float64
 
 
 @pytest.mark.usefixtures("poisoned")
@@ -45,8 +51,8 @@ def test_any_call_equals_the_reference(problem: Problem) -> None:
 
 @pytest.mark.parametrize("spoil", ["q", "k", "v", "dout", "dlse", "tq", "tk", "tv", "tdout"])
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
-@pytest.mark.parametrize("hides", APART.values(), ids=APART)
-def test_two_documents_never_meet(hides: Any, bad: float, spoil: str) -> None:
+@pytest.mark.parametrize("attend", HIDES.values(), ids=HIDES)
+def test_two_documents_never_meet(attend: Any, bad: float, spoil: str) -> None:
     """All about the second document is spoilt; the first does not change by a bit."""
     shapes = dict.fromkeys(("q", "k", "v", "tq", "tk", "tv", "dout", "tdout"), (5, 2, 4)) | {"dlse": (2, 5)}
     clean = {name: torch.randn(shape) for name, shape in shapes.items()}
@@ -55,7 +61,7 @@ def test_two_documents_never_meet(hides: Any, bad: float, spoil: str) -> None:
 
     def results(at: dict[str, Tensor]) -> tuple[Tensor, ...]:
         x, t = tuple(at[n] for n in "qkv"), tuple(at["t" + n] for n in "qkv")
-        f = lambda *x: xfn.attention_with_lse(*x, hides, backend="triton")
+        f = partial(attend, backend="triton")
         out, lse = f(*x)
         gradient = lambda dout, *x: func.vjp(f, *x)[1]((dout, at["dlse"]))
         tangent = lambda *x: func.jvp(f, x, t)[1]
@@ -100,9 +106,45 @@ def test_maps_and_batches_of_any_rank_are_strides() -> None:
             assert all(torch.allclose(a[i, j], b, atol=1e-5) for a, b in zip(mapped, alone, strict=True))
 
 
-def test_bits_repeat() -> None:
+@pytest.mark.parametrize(
+    "attend", [xfn.attention, partial(xfn.blocksparse_attention, layout.strided(40, block=8, stride=3))]
+)
+def test_bits_repeat(attend: Any) -> None:
     x = torch.randn(3, 2, 40, 4, 8)
     b = torch.randn(1, 4, 40, 40)
-    slope = func.grad(lambda q, k, v, b: xfn.attention(q, k, v, b, backend="triton").square().sum(), (0, 1, 2, 3))
+    slope = func.grad(lambda q, k, v, b: attend(q, k, v, b, backend="triton").square().sum(), (0, 1, 2, 3))
     both = lambda: tree.tree_leaves(func.jvp(slope, (*x, b), (*x, b)))
     assert all(torch.equal(a, b) for a, b in zip(both(), both(), strict=True))
+
+
+def test_a_line_without_tiles_is_zero_and_gets_zero() -> None:
+    """And NaNs in it reach nobody."""
+    made = ~layout.global_(70, 50, block=16, tokens=[20])
+    x = torch.randn(70, 4, 8), torch.randn(50, 2, 8), torch.randn(50, 2, 8)
+    spoilt = [t.clone() for t in x]
+    for t in spoilt:
+        t[16:32] = torch.nan
+    f = lambda *x: xfn.blocksparse_attention_with_lse(made, *x, backend="triton")
+    out, lse = f(*x)
+    tout, tlse = func.jvp(f, x, x)[1]
+    grads = func.grad(lambda *x: f(*x)[0].sin().sum(), (0, 1, 2))(*x)
+    assert (lse[:, 16:32] == -torch.inf).all()
+    assert not any(t[16:32].any() for t in (out, tout, tlse.mT, *grads))
+    assert all(torch.equal(a, b) for a, b in zip(f(*spoilt), (out, lse), strict=True))
+
+
+def test_each_example_may_have_a_layout() -> None:
+    """Of tiles that heads share, or each has its own of."""
+    for H in (1, 2):
+        blocks = torch.rand(3, H, 3, 4, generator=torch.Generator().manual_seed(0)) < 0.5
+        q, k, v = torch.randn(3, 40, 2, 4), torch.randn(3, 50, 2, 4), torch.randn(3, 50, 2, 4)
+
+        def slope(b: Tensor, *x: Tensor) -> tuple[Tensor, ...]:
+            tiles = layout.Layout(b, 16, (40, 50))
+            f = lambda *x: xfn.blocksparse_attention(tiles, *x, backend="triton").square().sum()
+            return tuple(func.grad(f, (0, 1, 2))(*x))
+
+        mapped = func.vmap(slope)(blocks, q, k, v)
+        for i in range(3):
+            alone = slope(blocks[i], q[i], k[i], v[i])
+            assert all(torch.equal(a[i], b) for a, b in zip(mapped, alone, strict=True))

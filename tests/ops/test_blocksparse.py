@@ -174,7 +174,7 @@ RIGHT = layout.dense(64, 96, block=16)
         (
             lambda: xfn.blocksparse_attention(RIGHT, Q, K, K, backend="aten"),
             ValueError,
-            "blocksparse has no backend 'aten'; it has ['reference', 'cpu', 'tiled']",
+            "blocksparse has no backend 'aten'; it has ['reference', 'cpu', 'triton', 'tiled']",
         ),
     ],
 )

@@ -56,7 +56,7 @@ def blocksparse_attention(
         p: probability of dropping a softmax weight; those that a key drops are the same as without a layout.
         scale: factor of q kᵀ; by default K ** -0.5.
         key: what the dropout is drawn with: one key ``[2]``, or one per example ``[..., 2]``. Required when p > 0.
-        backend: ``"reference"``, ``"cpu"`` or ``"tiled"``; by default the first that can.
+        backend: ``"reference"``, ``"cpu"``, ``"triton"`` or ``"tiled"``; by default the first that can.
 
     Returns:
         ``[..., M, H, V]`` in q's dtype, or in that of ``torch.autocast``. No gradient flows into the layout.
@@ -168,7 +168,7 @@ BLOCKSPARSE = Primitive(
     ),
     reference,
     options=("p", "scale", "block"),
-    backends=("cpu", "tiled"),
+    backends=("cpu", "triton", "tiled"),
 )
 
 
@@ -180,14 +180,16 @@ def _case(layout: Layout, name: str, *bias: Any, **sizes: Any) -> Case:
 TILES = layouts.Layout(torch.tensor([[1, 0, 1], [0, 0, 0], [1, 1, 0]]).bool(), 8, (19, 21))
 HEADS = layouts.random(17, 30, block=8, density=0.5, heads=4, key=random.key(1))
 BITS = layouts.from_mask(random.bernoulli(random.key(2), 0.2, (2, 12, 20)) & (torch.arange(20) > 3), block=8)
+LARGE = layouts.from_mask(random.bernoulli(random.key(4), 0.3, (70, 90)), block=64)
 
 CASES = (
-    _case(layouts.dense(5, 6, block=16), "one tile", tags="tiny", B=1, K=2, V=2),
-    _case(layouts.causal(16, block=8), "causal", biases.causal),
+    _case(LARGE, "large tiles", tags="compiled", batch=""),
+    _case(layouts.dense(5, 6, block=128), "one tile", tags="tiny", B=1, K=2, V=2),
+    _case(layouts.causal(40, block=16), "causal", biases.causal, tags="compiled"),
     _case(TILES, "empty rows", batch="B C", C=3, H=4, G=2),
     _case(HEADS, "a layout for each head", H=4, G=2, V=5),
     _case(BITS, "bits", tags="tiny", batch="", H=2, G=1, K=2, V=2),
-    _case(layouts.strided(20, block=8, stride=3), "strided", lambda b: biases.causal() + Bias.of(b), "H M N"),
+    _case(layouts.strided(40, block=32, stride=3), "strided", lambda b: biases.causal() + Bias.of(b), "H M N"),
     _case(TILES, "bias and window", lambda b: biases.local(9, 4) + Bias.of(b), "1 M 1"),
     _case(layouts.causal(9, block=8), "alibi", lambda slopes: biases.alibi(slopes), "H", H=4, G=2),
     _case(HEADS, "mask", lambda: random.bernoulli(random.key(3), 0.5, (30,)), H=4, G=4),

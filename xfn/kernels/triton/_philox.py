@@ -24,11 +24,11 @@ def philox(c0, c1, c2, c3, k0, k1, ROUNDS: tl.constexpr):
 
 
 @triton.jit
-def keep(k0, k1, threshold, i_h, o_m, n0, BM: tl.constexpr, BN: tl.constexpr):
+def keep(k0, k1, threshold, i_h, o_m, eights, BM: tl.constexpr, BN: tl.constexpr):
     """Which weights survive dropout: lane n % 8 of Philox-4x32-7 at the counter (n // 8, m, h, 0), as 16 bits, is at
-    least ``threshold``. ``n0`` is a multiple of 8."""
+    least ``threshold``. ``eights [BN // 8]`` are n // 8."""
     zero = tl.zeros([BM, BN // 8], tl.uint32)
-    c0 = zero + (n0 // 8 + tl.arange(0, BN // 8)).to(tl.uint32)[None, :]
+    c0 = zero + eights.to(tl.uint32)[None, :]
     c1 = zero + o_m.to(tl.uint32)[:, None]
     c2 = zero + i_h.to(tl.uint32)
     r0, r1, r2, r3 = philox(c0, c1, c2, zero, k0, k1, 7)

@@ -45,22 +45,26 @@ def supports(call: Call) -> list[str]:
     return reasons
 
 
-def forward(x: Group, c: Group, *, p: float, scale: float) -> tuple[Tensor, Tensor]:
-    call = Launch(x, c, p, scale)
+def forward(x: Group, c: Group, *, p: float, scale: float, block: float = 0.0) -> tuple[Tensor, Tensor]:
+    call = Launch(x, c, p, scale, block)
     y = call.outputs()
     shape = call.tiles("forward", "V")
     call.clean(_forward, call.over("M", shape), shape, call.x, call.pair(y))
     return y
 
 
-def backward(x: Group, c: Group, y: Group, dy: Group, needs: Sequence[bool], *, p: float, scale: float) -> list[Maybe]:
-    call = Launch(x, c, p, scale, ys=[y, dy])
+def backward(
+    x: Group, c: Group, y: Group, dy: Group, needs: Sequence[bool], *, p: float, scale: float, block: float = 0.0
+) -> list[Maybe]:
+    call = Launch(x, c, p, scale, block, ys=[y, dy])
     delta = call.row(call.new(call.size.H, call.size.M, dtype=torch.float32))
     return _gradients(call, x, needs, (by_queries, by_keys, by_bias), call.x, call.pair(y), call.pair(dy), delta)
 
 
-def jvp(x: Group, c: Group, y: Group, tx: Group, *, p: float, scale: float) -> tuple[Tensor, Tensor]:
-    call = Launch(x, c, p, scale, [tx], [y])
+def jvp(
+    x: Group, c: Group, y: Group, tx: Group, *, p: float, scale: float, block: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    call = Launch(x, c, p, scale, block, [tx], [y])
     ty = call.outputs()
     shape = call.tiles("tangent", "V")
     call.clean(tangent, call.over("M", shape), shape, call.x, call.moves(tx), call.pair(y), call.pair(ty))
@@ -69,18 +73,28 @@ def jvp(x: Group, c: Group, y: Group, tx: Group, *, p: float, scale: float) -> t
 
 def hvp(
     x: Group, c: Group, y: Group, ty: Group, dy: Group, tx: Group, tdy: Group, needs: Sequence[bool],
-    *, p: float, scale: float,
+    *, p: float, scale: float, block: float = 0.0,
 ) -> list[Maybe]:  # fmt: skip
-    call = Launch(x, c, p, scale, [tx], [y, ty, dy, tdy])
+    call = Launch(x, c, p, scale, block, [tx], [y, ty, dy, tdy])
     delta, tdelta = (call.row(call.new(call.size.H, call.size.M, dtype=torch.float32)) for _ in range(2))
     args = call.x, call.moves(tx), *map(call.pair, (y, ty, dy, tdy)), delta, tdelta
     return _gradients(call, x, needs, (turn_queries, turn_keys, turn_bias), *args)
 
 
 def jvp2(
-    x: Group, c: Group, y: Group, uy: Group, wy: Group, ux: Group, wx: Group, *, p: float, scale: float
+    x: Group,
+    c: Group,
+    y: Group,
+    uy: Group,
+    wy: Group,
+    ux: Group,
+    wx: Group,
+    *,
+    p: float,
+    scale: float,
+    block: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
-    call = Launch(x, c, p, scale, [ux, wx], [y, uy, wy])
+    call = Launch(x, c, p, scale, block, [ux, wx], [y, uy, wy])
     ty = call.outputs()
     shape = call.tiles("bend", "V")
     args = call.x, call.moves(ux), call.moves(wx), *map(call.pair, (y, uy, wy, ty))

@@ -8,10 +8,11 @@ import triton
 import triton.language as tl
 
 from .._rows import chunk, product, rows
-from .._tile import load, start, store, turn, whole, within
+from .._tile import load, start, store, whole, within
 from .gradient import reach, row
-from .logits import INF, bounds, kept, logits, marked, phases
+from .logits import INF, bounds, kept, logits, marked
 from .tangent import moved
+from .walk import keys_at, over_keys, own_queries
 
 
 @triton.jit
@@ -25,10 +26,8 @@ def bend(
         if tl.load(leaked + pid) == 0:
             return
     f0 = pid % CHUNKS * BV
-    i_m, i_bh = turn(pid // CHUNKS, tl.cdiv(size.M, BM), size.examples * size.H)
-    i_b, i_h = i_bh // size.H, i_bh % size.H
+    i_b, i_h, m0, o_m = own_queries(pid // CHUNKS, x, size, BM)
     i_g = i_h // size.R
-    o_m = i_m * BM + tl.arange(0, BM)
     q = rows(x.q, i_b, i_h, size.inner, o_m, size.M, K, BK, STRICT)  # [BM, BK]
     uq, wq = q, q
     if u.q.data is not None:
@@ -38,29 +37,29 @@ def bend(
     reach_m = reach(y.lse, i_b, i_h, size, o_m)
     u_mean, w_mean = row(uy.lse, i_b, i_h, size, o_m), row(wy.lse, i_b, i_h, size, o_m)
     lo, hi = bounds(x, size, i_b, o_m)
-    runs = phases(x, size, lo, hi, BN)
+    walk = over_keys(x, size, i_b, i_h, m0, lo, hi, BN)
 
     mean = tl.zeros([BM], tl.float32)
     acc = tl.zeros([BM, BV], tl.float32)
-    for n0 in tl.range(runs[0], runs[3], BN):
-        o_n = n0 + tl.arange(0, BN)
-        k = rows(x.k, i_b, i_g, size.inner, o_n, size.N, K, BK, STRICT)  # [BN, BK]
-        v = rows(x.v, i_b, i_g, size.inner, o_n, size.N, V, BV, STRICT)  # [BN, BV]
+    for v0 in tl.range(walk.least, walk.most, BN):
+        met = keys_at(x, size, walk, v0, i_b, i_h, o_m, BM, BN, 2)
+        k = rows(x.k, i_b, i_g, size.inner, met.n, size.N, K, BK, STRICT)  # [BN, BK]
+        v = rows(x.v, i_b, i_g, size.inner, met.n, size.N, V, BV, STRICT)  # [BN, BV]
         uk, wk, uv, wv = k, k, v, v
         if u.k.data is not None:
-            uk = rows(u.k, i_b, i_g, size.inner, o_n, size.N, K, BK, STRICT)
+            uk = rows(u.k, i_b, i_g, size.inner, met.n, size.N, K, BK, STRICT)
         if w.k.data is not None:
-            wk = rows(w.k, i_b, i_g, size.inner, o_n, size.N, K, BK, STRICT)
+            wk = rows(w.k, i_b, i_g, size.inner, met.n, size.N, K, BK, STRICT)
         if u.v.data is not None:
-            uv = rows(u.v, i_b, i_g, size.inner, o_n, size.N, V, BV, STRICT)
+            uv = rows(u.v, i_b, i_g, size.inner, met.n, size.N, V, BV, STRICT)
         if w.v.data is not None:
-            wv = rows(w.v, i_b, i_g, size.inner, o_n, size.N, V, BV, STRICT)
-        s = logits(q, k, x, size, numbers, lo, hi, i_b, i_h, o_m, o_n, K, BK, BM, BN, True, PRECISION, STRICT)
+            wv = rows(w.v, i_b, i_g, size.inner, met.n, size.N, V, BV, STRICT)
+        s = logits(q, k, x, size, numbers, lo, hi, i_b, i_h, o_m, met, K, BK, BM, BN, True, PRECISION, STRICT)
         if STRICT:
             s = marked(s, q.good & uq.good & wq.good, k.good & uk.good & wk.good & v.good & uv.good & wv.good)
         P = tl.exp2(s - reach_m[:, None])
-        du = moved(q, k, uq, uk, u, size, numbers, i_b, i_h, o_m, o_n, K, BK, BM, BN, PRECISION, STRICT)
-        dw = moved(q, k, wq, wk, w, size, numbers, i_b, i_h, o_m, o_n, K, BK, BM, BN, PRECISION, STRICT)
+        du = moved(q, k, uq, uk, u, size, numbers, i_b, i_h, o_m, met.n, K, BK, BM, BN, PRECISION, STRICT)
+        dw = moved(q, k, wq, wk, w, size, numbers, i_b, i_h, o_m, met.n, K, BK, BM, BN, PRECISION, STRICT)
         du, dw = du - u_mean[:, None], dw - w_mean[:, None]
         cross = tl.zeros([BM, BN], tl.float32)
         if u.q.data is not None and w.k.data is not None:
@@ -75,7 +74,7 @@ def bend(
             dw = tl.where(s == -INF, 0.0, dw)
         mean += tl.sum(bent, 1)
         if x.key.data is not None:
-            keeps = kept(x, size, numbers, i_b, i_h, o_m, n0, BM, BN)
+            keeps = kept(x, size, numbers, i_b, i_h, o_m, met, BM, BN)
             bent = tl.where(keeps, bent * numbers.gain, 0.0)
             du = tl.where(keeps, du * numbers.gain, 0.0)
             dw = tl.where(keeps, dw * numbers.gain, 0.0)

@@ -45,6 +45,8 @@ WIDE = {
     "turn_bias": {64: (16, 16, 8, 1), SPLIT: (16, 16, 8, 1)},
     "bend": {64: (16, 16, 8, 1), SPLIT: (16, 16, 8, 1)},
 }
+COLUMNS = ("by_keys", "turn_keys")
+"""Kernels whose programs make keys, and walk over queries."""
 CHUNKS = {
     "forward": (64, 256),
     "by_queries": (128, 64),
@@ -67,9 +69,10 @@ def in_groups() -> bool:
     return target.backend == "cuda" and target.arch // 10 in (9, 10)
 
 
-def tiles(kernel: str, K: int, V: int, dtype: torch.dtype, rich: bool) -> dict[str, int]:
+def tiles(kernel: str, K: int, V: int, dtype: torch.dtype, rich: bool, block: int) -> dict[str, int]:
     """The constants of a launch of K and V features, padded; a call that adds or drops takes the tiles of heads twice
-    as wide. Interpreted, all tiles are small, so that small calls have many."""
+    as wide. Interpreted, all tiles are small, so that small calls have many. What a program makes is within one
+    tile of a layout; what it walks over is gathered, however small the tiles."""
     table, widest = (WIDE if dtype == torch.float32 else HALF)[kernel], max(K, V, 64)
     if dtype != torch.float32 and in_groups():
         table = table | GROUPS.get(kernel, {})
@@ -79,5 +82,9 @@ def tiles(kernel: str, K: int, V: int, dtype: torch.dtype, rich: bool) -> dict[s
     most = (K, V) if fits else CHUNKS[kernel]
     if INTERPRETED:
         BM, BN, most = SMALL, SMALL, (max(SMALL, K // 4), max(SMALL, V // 4))
+    if block:
+        line = max(SMALL, block)
+        BM = BM if kernel in COLUMNS else min(BM, line)
+        BN = min(BN, line) if kernel in COLUMNS or kernel.endswith("bias") else BN
     BK, BV = min(K, most[0]), min(V, most[1])
     return {"BM": BM, "BN": BN, "BK": BK, "BV": BV, "num_warps": warps, "num_stages": stages}

@@ -12,10 +12,11 @@ import triton
 import triton.language as tl
 
 from .._rows import chunk, dots, product, rows
-from .._tile import start, store, turn, whole, within
+from .._tile import start, store, whole, within
 from .gradient import owner, reach, row, seen, settle, sharer, sharers
-from .logits import INF, bounds, kept, logits, marked, phases
+from .logits import INF, bounds, kept, logits, marked
 from .tangent import moved
+from .walk import along, keys_anywhere, keys_at, keys_from, over_keys, over_queries, own_keys, own_queries
 
 
 @triton.jit
@@ -53,17 +54,16 @@ def keys(
 
 @triton.jit
 def curve(
-    q, tq, do, tdo, k, tk, v, tv, x, t, y, ty, dy, tdy, delta, tdelta, size, numbers, lo, hi, i_b, i_h, o_m, n0,
+    q, tq, do, tdo, k, tk, v, tv, x, t, y, ty, dy, tdy, delta, tdelta, size, numbers, lo, hi, i_b, i_h, o_m, met,
     K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
     PRECISION: tl.constexpr, STRICT: tl.constexpr,
 ):  # fmt: skip
     """P ∘ D, P ∘ c ∘ D, dS and ḋS of a tile."""
-    o_n = n0 + tl.arange(0, BN)
-    s = logits(q, k, x, size, numbers, lo, hi, i_b, i_h, o_m, o_n, K, BK, BM, BN, True, PRECISION, STRICT)
+    s = logits(q, k, x, size, numbers, lo, hi, i_b, i_h, o_m, met, K, BK, BM, BN, True, PRECISION, STRICT)
     if STRICT:
         s = marked(s, q.good & tq.good & do.good & tdo.good, k.good & tk.good & v.good & tv.good)
     P = tl.exp2(s - reach(y.lse, i_b, i_h, size, o_m)[:, None])
-    tP = moved(q, k, tq, tk, t, size, numbers, i_b, i_h, o_m, o_n, K, BK, BM, BN, PRECISION, STRICT)
+    tP = moved(q, k, tq, tk, t, size, numbers, i_b, i_h, o_m, met.n, K, BK, BM, BN, PRECISION, STRICT)
     tP = P * (tP - row(ty.lse, i_b, i_h, size, o_m)[:, None])
     Y, tY = tl.zeros([BM, BN], tl.float32), tl.zeros([BM, BN], tl.float32)
     if dy.out.data is not None:
@@ -77,7 +77,7 @@ def curve(
         tP = tl.where(s == -INF, 0.0, tP)
     dropped, tdropped = P, tP
     if x.key.data is not None:
-        keeps = kept(x, size, numbers, i_b, i_h, o_m, n0, BM, BN)
+        keeps = kept(x, size, numbers, i_b, i_h, o_m, met, BM, BN)
         dropped = tl.where(keeps, P * numbers.gain, 0.0)
         tdropped = tl.where(keeps, tP * numbers.gain, 0.0)
         Y = tl.where(keeps, Y * numbers.gain, 0.0)
@@ -102,10 +102,8 @@ def turn_queries(
         if tl.load(leaked + pid) == 0:
             return
     f0 = pid % CHUNKS * BK
-    i_m, i_bh = turn(pid // CHUNKS, tl.cdiv(size.M, BM), size.examples * size.H)
-    i_b, i_h = i_bh // size.H, i_bh % size.H
+    i_b, i_h, m0, o_m = own_queries(pid // CHUNKS, x, size, BM)
     i_g = i_h // size.R
-    o_m = i_m * BM + tl.arange(0, BM)
     own = (o_m < size.M) & (f0 == 0)
     q, tq, do, tdo = queries(x, t, dy, tdy, size, i_b, i_h, o_m, K, V, BK, BV, STRICT)
     found, tfound = tl.zeros([BM], tl.float32), tl.zeros([BM], tl.float32)
@@ -122,16 +120,16 @@ def turn_queries(
     tl.store(start(delta, i_b, i_h, size.inner) + o_m.to(tl.int64) * delta.row, found, mask=own)
     tl.store(start(tdelta, i_b, i_h, size.inner) + o_m.to(tl.int64) * tdelta.row, tfound, mask=own)
     lo, hi = bounds(x, size, i_b, o_m)
-    runs = phases(x, size, lo, hi, BN)
+    walk = over_keys(x, size, i_b, i_h, m0, lo, hi, BN)
 
     acc = tl.zeros([BM, BK], tl.float32)
     bent = tl.zeros([BM], tl.float32)
-    for n0 in tl.range(runs[0], runs[3], BN):
-        o_n = n0 + tl.arange(0, BN)
-        k, tk, v, tv = keys(x, t, size, i_b, i_g, o_n, K, V, BK, BV, STRICT)
+    for v0 in tl.range(walk.least, walk.most, BN):
+        met = keys_at(x, size, walk, v0, i_b, i_h, o_m, BM, BN, 2)
+        k, tk, v, tv = keys(x, t, size, i_b, i_g, met.n, K, V, BK, BV, STRICT)
         _, _, dS, tdS = curve(
-            q, tq, do, tdo, k, tk, v, tv, x, t, y, ty, dy, tdy, found, tfound, size, numbers, lo, hi, i_b, i_h, o_m, n0,
-            K, V, BK, BV, BM, BN, PRECISION, STRICT,
+            q, tq, do, tdo, k, tk, v, tv, x, t, y, ty, dy, tdy, found, tfound, size, numbers, lo, hi, i_b, i_h, o_m,
+            met, K, V, BK, BV, BM, BN, PRECISION, STRICT,
         )  # fmt: skip
         mixed = chunk(k, f0, K, BK, STRICT)
         acc = tl.dot(tdS.to(mixed.dtype), mixed, acc, input_precision=PRECISION)
@@ -139,7 +137,7 @@ def turn_queries(
             mixed = chunk(tk, f0, K, BK, STRICT)
             acc = tl.dot(dS.to(mixed.dtype), mixed, acc, input_precision=PRECISION)
         if dslopes.data is not None:
-            bent -= tl.sum(tdS * tl.abs(o_m[:, None] - o_n[None, :]).to(tl.float32), 1)
+            bent -= tl.sum(tdS * tl.abs(o_m[:, None] - met.n[None, :]).to(tl.float32), 1)
     acc = acc * numbers.scale
     store(start(dq, i_b, i_h, size.inner), dq, acc, o_m, size.M, K, BK, f0)
     if dslopes.data is not None:
@@ -159,42 +157,39 @@ def turn_keys(
     if STRICT:  # noqa: SIM102 - known when compiled, and only then is there something to load
         if tl.load(leaked + pid) == 0:
             return
-    G = size.H // size.R
     i_f = pid % CHUNKS
-    i_n, i_bg = turn(pid // CHUNKS, tl.cdiv(size.N, BN), size.examples * G)
-    i_n = tl.cdiv(size.N, BN) - 1 - i_n
-    i_b, i_g = i_bg // G, i_bg % G
-    n0 = i_n * BN
-    o_n = n0 + tl.arange(0, BN)
+    i_b, i_g, n0, o_n = own_keys(pid // CHUNKS, x, size, BN)
     k, tk, v, tv = keys(x, t, size, i_b, i_g, o_n, K, V, BK, BV, STRICT)
-    first, last = seen(x, size, i_b, n0, BM, BN)
-    count = tl.maximum(last - first, 0)
+    first, last = seen(x, size, i_b, n0, BN)
 
     acc_k = tl.zeros([BN, BK], tl.float32)
     acc_v = tl.zeros([BN, BV], tl.float32)
-    for step in tl.range(0, count * size.R):
-        i_h = i_g * size.R + step // count
-        o_m = (first + step % count) * BM + tl.arange(0, BM)
-        q, tq, do, tdo = queries(x, t, dy, tdy, size, i_b, i_h, o_m, K, V, BK, BV, STRICT)
-        lo, hi = bounds(x, size, i_b, o_m)
-        dropped, tdropped, dS, tdS = curve(
-            q, tq, do, tdo, k, tk, v, tv, x, t, y, ty, dy, tdy, row(delta, i_b, i_h, size, o_m),
-            row(tdelta, i_b, i_h, size, o_m), size, numbers, lo, hi, i_b, i_h, o_m, n0,
-            K, V, BK, BV, BM, BN, PRECISION, STRICT,
-        )  # fmt: skip
-        if dv.data is not None:
-            if dy.out.data is not None:
-                mixed = chunk(do, i_f * BV, V, BV, STRICT)
-                acc_v = tl.dot(tl.trans(tdropped.to(mixed.dtype)), mixed, acc_v, input_precision=PRECISION)
-            if tdy.out.data is not None:
-                mixed = chunk(tdo, i_f * BV, V, BV, STRICT)
-                acc_v = tl.dot(tl.trans(dropped.to(mixed.dtype)), mixed, acc_v, input_precision=PRECISION)
-        if dk.data is not None:
-            mixed = chunk(q, i_f * BK, K, BK, STRICT)
-            acc_k = tl.dot(tl.trans(tdS.to(mixed.dtype)), mixed, acc_k, input_precision=PRECISION)
-            if t.q.data is not None:
-                mixed = chunk(tq, i_f * BK, K, BK, STRICT)
-                acc_k = tl.dot(tl.trans(dS.to(mixed.dtype)), mixed, acc_k, input_precision=PRECISION)
+    for i_r in tl.range(0, size.R):
+        i_h = i_g * size.R + i_r
+        walk = over_queries(x, size, i_b, i_h, n0, first, last, BM)
+        for v0 in tl.range(walk.least, walk.most, BM):
+            o_m = along(x, walk, v0, size.M, BM, 1, True)
+            met = keys_from(x, size, n0, o_n, i_b, i_h, o_m, BM, BN, 2)
+            q, tq, do, tdo = queries(x, t, dy, tdy, size, i_b, i_h, o_m, K, V, BK, BV, STRICT)
+            lo, hi = bounds(x, size, i_b, o_m)
+            dropped, tdropped, dS, tdS = curve(
+                q, tq, do, tdo, k, tk, v, tv, x, t, y, ty, dy, tdy, row(delta, i_b, i_h, size, o_m),
+                row(tdelta, i_b, i_h, size, o_m), size, numbers, lo, hi, i_b, i_h, o_m, met,
+                K, V, BK, BV, BM, BN, PRECISION, STRICT,
+            )  # fmt: skip
+            if dv.data is not None:
+                if dy.out.data is not None:
+                    mixed = chunk(do, i_f * BV, V, BV, STRICT)
+                    acc_v = tl.dot(tl.trans(tdropped.to(mixed.dtype)), mixed, acc_v, input_precision=PRECISION)
+                if tdy.out.data is not None:
+                    mixed = chunk(tdo, i_f * BV, V, BV, STRICT)
+                    acc_v = tl.dot(tl.trans(dropped.to(mixed.dtype)), mixed, acc_v, input_precision=PRECISION)
+            if dk.data is not None:
+                mixed = chunk(q, i_f * BK, K, BK, STRICT)
+                acc_k = tl.dot(tl.trans(tdS.to(mixed.dtype)), mixed, acc_k, input_precision=PRECISION)
+                if t.q.data is not None:
+                    mixed = chunk(tq, i_f * BK, K, BK, STRICT)
+                    acc_k = tl.dot(tl.trans(dS.to(mixed.dtype)), mixed, acc_k, input_precision=PRECISION)
     acc_k = acc_k * numbers.scale
     if dk.data is not None:
         store(start(dk, i_b, i_g, size.inner), dk, acc_k, o_n, size.N, K, BK, i_f * BK)
@@ -215,14 +210,16 @@ def turn_bias(
     acc = tl.zeros([BM, BN], tl.float32)
     for step in tl.range(0, sharers(size, extent, BM, BN)):
         i_b, i_h, m0, n0 = sharer(step, at, size, extent, BM, BN)
-        o_m, o_n = m0 + tl.arange(0, BM), n0 + tl.arange(0, BN)
-        q, tq, do, tdo = queries(x, t, dy, tdy, size, i_b, i_h, o_m, K, V, BK, BV, True)
-        k, tk, v, tv = keys(x, t, size, i_b, i_h // size.R, o_n, K, V, BK, BV, True)
-        lo, hi = bounds(x, size, i_b, o_m)
-        _, _, _, tdS = curve(
-            q, tq, do, tdo, k, tk, v, tv, x, t, y, ty, dy, tdy, row(delta, i_b, i_h, size, o_m),
-            row(tdelta, i_b, i_h, size, o_m), size, numbers, lo, hi, i_b, i_h, o_m, n0,
-            K, V, BK, BV, BM, BN, PRECISION, True,
-        )  # fmt: skip
-        acc += tdS
+        o_m = m0 + tl.arange(0, BM)
+        met, some = keys_anywhere(x, size, n0, i_b, i_h, o_m, BM, BN)
+        if some:
+            q, tq, do, tdo = queries(x, t, dy, tdy, size, i_b, i_h, o_m, K, V, BK, BV, True)
+            k, tk, v, tv = keys(x, t, size, i_b, i_h // size.R, met.n, K, V, BK, BV, True)
+            lo, hi = bounds(x, size, i_b, o_m)
+            _, _, _, tdS = curve(
+                q, tq, do, tdo, k, tk, v, tv, x, t, y, ty, dy, tdy, row(delta, i_b, i_h, size, o_m),
+                row(tdelta, i_b, i_h, size, o_m), size, numbers, lo, hi, i_b, i_h, o_m, met,
+                K, V, BK, BV, BM, BN, PRECISION, True,
+            )  # fmt: skip
+            acc += tdS
     settle(dense, acc, at, size, extent, BM, BN)

@@ -9,8 +9,9 @@ import triton
 import triton.language as tl
 
 from .._rows import chunk, rows
-from .._tile import start, store, turn, whole, within
-from .logits import INF, LN2, bounds, kept, logits, marked, phases, stretch
+from .._tile import start, store, whole, within
+from .logits import INF, LN2, bounds, kept, logits, marked
+from .walk import keys_at, over_keys, own_queries, stretch
 
 
 @triton.jit
@@ -24,26 +25,24 @@ def forward(
         if tl.load(leaked + pid) == 0:
             return
     f0 = pid % CHUNKS * BV
-    i_m, i_bh = turn(pid // CHUNKS, tl.cdiv(size.M, BM), size.examples * size.H)
-    i_b, i_h = i_bh // size.H, i_bh % size.H
+    i_b, i_h, m0, o_m = own_queries(pid // CHUNKS, x, size, BM)
     i_g = i_h // size.R
-    o_m = i_m * BM + tl.arange(0, BM)
     q = rows(x.q, i_b, i_h, size.inner, o_m, size.M, K, BK, STRICT)  # [BM, BK]
     lo, hi = bounds(x, size, i_b, o_m)
-    least, first, last, most = phases(x, size, lo, hi, BN)
+    walk = over_keys(x, size, i_b, i_h, m0, lo, hi, BN)
 
     top = tl.full([BM], -INF, tl.float32)
     total = tl.zeros([BM], tl.float32)
     acc = tl.zeros([BM, BV], tl.float32)
     for phase in tl.static_range(3):
-        begin, end = stretch(phase, least, first, last, most)
+        begin, end = stretch(walk, phase)
         if phase > 0 or x.lo.data is not None:
-            for n0 in tl.range(begin, end, BN):
-                o_n = n0 + tl.arange(0, BN)
-                k = rows(x.k, i_b, i_g, size.inner, o_n, size.N, K, BK, STRICT, phase != 1)
-                v = rows(x.v, i_b, i_g, size.inner, o_n, size.N, V, BV, STRICT, phase != 1)
+            for v0 in tl.range(begin, end, BN):
+                met = keys_at(x, size, walk, v0, i_b, i_h, o_m, BM, BN, phase)
+                k = rows(x.k, i_b, i_g, size.inner, met.n, size.N, K, BK, STRICT, phase != 1)
+                v = rows(x.v, i_b, i_g, size.inner, met.n, size.N, V, BV, STRICT, phase != 1)
                 s = logits(
-                    q, k, x, size, numbers, lo, hi, i_b, i_h, o_m, o_n, K, BK, BM, BN, phase != 1, PRECISION, STRICT
+                    q, k, x, size, numbers, lo, hi, i_b, i_h, o_m, met, K, BK, BM, BN, phase != 1, PRECISION, STRICT
                 )
                 if STRICT:
                     s = marked(s, q.good, k.good & v.good)
@@ -53,7 +52,7 @@ def forward(
                 shrink = tl.exp2(top - base)
                 total = total * shrink + tl.sum(P, 1)
                 if x.key.data is not None:
-                    P = tl.where(kept(x, size, numbers, i_b, i_h, o_m, n0, BM, BN), P, 0.0)
+                    P = tl.where(kept(x, size, numbers, i_b, i_h, o_m, met, BM, BN), P, 0.0)
                 mixed = chunk(v, f0, V, BV, STRICT)
                 acc = tl.dot(P.to(mixed.dtype), mixed, acc * shrink[:, None], input_precision=PRECISION)
                 top = higher

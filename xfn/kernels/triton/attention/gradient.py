@@ -11,8 +11,9 @@ import triton
 import triton.language as tl
 
 from .._rows import chunk, dots, product, rows
-from .._tile import start, store, turn, whole, within
-from .logits import INF, LOG2E, bounds, kept, logits, marked, phases, stretch
+from .._tile import start, store, whole, within
+from .logits import INF, LOG2E, bounds, kept, logits, marked
+from .walk import along, keys_anywhere, keys_at, keys_from, over_keys, over_queries, own_keys, own_queries, stretch
 
 
 @triton.jit
@@ -30,13 +31,12 @@ def reach(lse, i_b, i_h, size, o_m):
 
 @triton.jit
 def slope(
-    q, k, v, do, dy, reach_m, delta, x, size, numbers, lo, hi, i_b, i_h, o_m, n0,
+    q, k, v, do, dy, reach_m, delta, x, size, numbers, lo, hi, i_b, i_h, o_m, met,
     K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
     EDGE: tl.constexpr, PRECISION: tl.constexpr, STRICT: tl.constexpr,
 ):  # fmt: skip
     """P ∘ D and dS of a tile."""
-    o_n = n0 + tl.arange(0, BN)
-    s = logits(q, k, x, size, numbers, lo, hi, i_b, i_h, o_m, o_n, K, BK, BM, BN, EDGE, PRECISION, STRICT)
+    s = logits(q, k, x, size, numbers, lo, hi, i_b, i_h, o_m, met, K, BK, BM, BN, EDGE, PRECISION, STRICT)
     if STRICT:
         s = marked(s, q.good & do.good, k.good & v.good)
     P = tl.exp2(s - reach_m[:, None])
@@ -47,7 +47,7 @@ def slope(
         P = tl.where(s == -INF, 0.0, P)
     dropped = P
     if x.key.data is not None:
-        keeps = kept(x, size, numbers, i_b, i_h, o_m, n0, BM, BN)
+        keeps = kept(x, size, numbers, i_b, i_h, o_m, met, BM, BN)
         dropped = tl.where(keeps, P * numbers.gain, 0.0)
         Y = tl.where(keeps, Y * numbers.gain, 0.0)
     dS = P * (Y - delta[:, None])
@@ -67,10 +67,8 @@ def by_queries(
         if tl.load(leaked + pid) == 0:
             return
     f0 = pid % CHUNKS * BK
-    i_m, i_bh = turn(pid // CHUNKS, tl.cdiv(size.M, BM), size.examples * size.H)
-    i_b, i_h = i_bh // size.H, i_bh % size.H
+    i_b, i_h, m0, o_m = own_queries(pid // CHUNKS, x, size, BM)
     i_g = i_h // size.R
-    o_m = i_m * BM + tl.arange(0, BM)
     own = (o_m < size.M) & (f0 == 0)
     q = rows(x.q, i_b, i_h, size.inner, o_m, size.M, K, BK, STRICT)  # [BM, BK]
     do = q
@@ -85,25 +83,25 @@ def by_queries(
     tl.store(p_delta + o_m.to(tl.int64) * delta.row, found, mask=own)
     reach_m = reach(y.lse, i_b, i_h, size, o_m)
     lo, hi = bounds(x, size, i_b, o_m)
-    least, first, last, most = phases(x, size, lo, hi, BN)
+    walk = over_keys(x, size, i_b, i_h, m0, lo, hi, BN)
 
     acc = tl.zeros([BM, BK], tl.float32)
     bent = tl.zeros([BM], tl.float32)
     for phase in tl.static_range(3):
-        begin, end = stretch(phase, least, first, last, most)
+        begin, end = stretch(walk, phase)
         if phase > 0 or x.lo.data is not None:
-            for n0 in tl.range(begin, end, BN):
-                o_n = n0 + tl.arange(0, BN)
-                k = rows(x.k, i_b, i_g, size.inner, o_n, size.N, K, BK, STRICT, phase != 1)
-                v = rows(x.v, i_b, i_g, size.inner, o_n, size.N, V, BV, STRICT, phase != 1)
+            for v0 in tl.range(begin, end, BN):
+                met = keys_at(x, size, walk, v0, i_b, i_h, o_m, BM, BN, phase)
+                k = rows(x.k, i_b, i_g, size.inner, met.n, size.N, K, BK, STRICT, phase != 1)
+                v = rows(x.v, i_b, i_g, size.inner, met.n, size.N, V, BV, STRICT, phase != 1)
                 _, dS = slope(
-                    q, k, v, do, dy, reach_m, found, x, size, numbers, lo, hi, i_b, i_h, o_m, n0,
+                    q, k, v, do, dy, reach_m, found, x, size, numbers, lo, hi, i_b, i_h, o_m, met,
                     K, V, BK, BV, BM, BN, phase != 1, PRECISION, STRICT,
                 )  # fmt: skip
                 mixed = chunk(k, f0, K, BK, STRICT)
                 acc = tl.dot(dS.to(mixed.dtype), mixed, acc, input_precision=PRECISION)
                 if dslopes.data is not None:
-                    bent -= tl.sum(dS * tl.abs(o_m[:, None] - o_n[None, :]).to(tl.float32), 1)
+                    bent -= tl.sum(dS * tl.abs(o_m[:, None] - met.n[None, :]).to(tl.float32), 1)
     acc = acc * numbers.scale
     store(start(dq, i_b, i_h, size.inner), dq, acc, o_m, size.M, K, BK, f0)
     if dslopes.data is not None:
@@ -114,7 +112,7 @@ def by_queries(
 
 
 @triton.jit
-def seen(x, size, i_b, n0, BM: tl.constexpr, BN: tl.constexpr):
+def seen(x, size, i_b, n0, BN: tl.constexpr):
     """The first query that sees one of the keys n0 … n0 + BN, and the one behind the last."""
     first, last = 0, size.M
     if x.lo.data is not None or x.hi.data is not None:
@@ -125,7 +123,7 @@ def seen(x, size, i_b, n0, BM: tl.constexpr, BN: tl.constexpr):
             meets = (o_m < size.M) & (lo < n0 + BN) & (hi > n0) & (lo < hi)
             first = tl.minimum(first, tl.min(tl.where(meets, o_m, size.M)))
             last = tl.maximum(last, tl.max(tl.where(meets, o_m + 1, 0)))
-    return first // BM, tl.cdiv(last, BM)
+    return first, last
 
 
 @triton.jit
@@ -138,38 +136,41 @@ def by_keys(
     if STRICT:  # noqa: SIM102 - known when compiled, and only then is there something to load
         if tl.load(leaked + pid) == 0:
             return
-    G = size.H // size.R
     i_f = pid % CHUNKS
-    i_n, i_bg = turn(pid // CHUNKS, tl.cdiv(size.N, BN), size.examples * G)
-    i_n = tl.cdiv(size.N, BN) - 1 - i_n
-    i_b, i_g = i_bg // G, i_bg % G
-    n0 = i_n * BN
-    o_n = n0 + tl.arange(0, BN)
+    i_b, i_g, n0, o_n = own_keys(pid // CHUNKS, x, size, BN)
     k = rows(x.k, i_b, i_g, size.inner, o_n, size.N, K, BK, STRICT)  # [BN, BK]
     v = rows(x.v, i_b, i_g, size.inner, o_n, size.N, V, BV, STRICT)  # [BN, BV]
-    first, last = seen(x, size, i_b, n0, BM, BN)
-    count = tl.maximum(last - first, 0)
+    first, last = seen(x, size, i_b, n0, BN)
+    LOOSE: tl.constexpr = x.lo.data is None and x.hi.data is None
+    CUT: tl.constexpr = x.tiles.words.data is not None or not LOOSE
 
     acc_k = tl.zeros([BN, BK], tl.float32)
     acc_v = tl.zeros([BN, BV], tl.float32)
-    for step in tl.range(0, count * size.R):
-        i_h = i_g * size.R + step // count
-        o_m = (first + step % count) * BM + tl.arange(0, BM)
-        q = rows(x.q, i_b, i_h, size.inner, o_m, size.M, K, BK, STRICT)  # [BM, BK]
-        do = q
-        if dy.out.data is not None:
-            do = rows(dy.out, i_b, i_h, size.inner, o_m, size.M, V, BV, STRICT)  # [BM, BV]
-        lo, hi = bounds(x, size, i_b, o_m)
-        dropped, dS = slope(
-            q, k, v, do, dy, reach(y.lse, i_b, i_h, size, o_m), row(delta, i_b, i_h, size, o_m), x, size, numbers,
-            lo, hi, i_b, i_h, o_m, n0, K, V, BK, BV, BM, BN, True, PRECISION, STRICT,
-        )  # fmt: skip
-        if dv.data is not None and dy.out.data is not None:
-            mixed = chunk(do, i_f * BV, V, BV, STRICT)
-            acc_v = tl.dot(tl.trans(dropped.to(mixed.dtype)), mixed, acc_v, input_precision=PRECISION)
-        if dk.data is not None:
-            mixed = chunk(q, i_f * BK, K, BK, STRICT)
-            acc_k = tl.dot(tl.trans(dS.to(mixed.dtype)), mixed, acc_k, input_precision=PRECISION)
+    for i_r in tl.range(0, size.R):
+        i_h = i_g * size.R + i_r
+        walk = over_queries(x, size, i_b, i_h, n0, first, last, BM)
+        for phase in tl.static_range(1, 3):
+            begin, end = stretch(walk, phase)
+            if LOOSE if phase == 1 else CUT:
+                for v0 in tl.range(begin, end, BM):
+                    o_m = along(x, walk, v0, size.M, BM, 1, phase == 2)
+                    met = keys_from(x, size, n0, o_n, i_b, i_h, o_m, BM, BN, phase)
+                    q = rows(x.q, i_b, i_h, size.inner, o_m, size.M, K, BK, STRICT)  # [BM, BK]
+                    do = q
+                    if dy.out.data is not None:
+                        do = rows(dy.out, i_b, i_h, size.inner, o_m, size.M, V, BV, STRICT)  # [BM, BV]
+                    lo, hi = bounds(x, size, i_b, o_m)
+                    dropped, dS = slope(
+                        q, k, v, do, dy, reach(y.lse, i_b, i_h, size, o_m), row(delta, i_b, i_h, size, o_m), x, size,
+                        numbers, lo, hi, i_b, i_h, o_m, met, K, V, BK, BV, BM, BN,
+                        phase == 2 or x.dense.data is not None, PRECISION, STRICT,
+                    )  # fmt: skip
+                    if dv.data is not None and dy.out.data is not None:
+                        mixed = chunk(do, i_f * BV, V, BV, STRICT)
+                        acc_v = tl.dot(tl.trans(dropped.to(mixed.dtype)), mixed, acc_v, input_precision=PRECISION)
+                    if dk.data is not None:
+                        mixed = chunk(q, i_f * BK, K, BK, STRICT)
+                        acc_k = tl.dot(tl.trans(dS.to(mixed.dtype)), mixed, acc_k, input_precision=PRECISION)
     acc_k = acc_k * numbers.scale
     if dk.data is not None:
         store(start(dk, i_b, i_g, size.inner), dk, acc_k, o_n, size.N, K, BK, i_f * BK)
@@ -248,17 +249,19 @@ def by_bias(
     acc = tl.zeros([BM, BN], tl.float32)
     for step in tl.range(0, sharers(size, extent, BM, BN)):
         i_b, i_h, m0, n0 = sharer(step, at, size, extent, BM, BN)
-        o_m, o_n = m0 + tl.arange(0, BM), n0 + tl.arange(0, BN)
-        q = rows(x.q, i_b, i_h, size.inner, o_m, size.M, K, BK, True)  # [BM, BK]
-        k = rows(x.k, i_b, i_h // size.R, size.inner, o_n, size.N, K, BK, True)  # [BN, BK]
-        v = rows(x.v, i_b, i_h // size.R, size.inner, o_n, size.N, V, BV, True)  # [BN, BV]
-        do = q
-        if dy.out.data is not None:
-            do = rows(dy.out, i_b, i_h, size.inner, o_m, size.M, V, BV, True)  # [BM, BV]
-        lo, hi = bounds(x, size, i_b, o_m)
-        _, dS = slope(
-            q, k, v, do, dy, reach(y.lse, i_b, i_h, size, o_m), row(delta, i_b, i_h, size, o_m), x, size, numbers,
-            lo, hi, i_b, i_h, o_m, n0, K, V, BK, BV, BM, BN, True, PRECISION, True,
-        )  # fmt: skip
-        acc += dS
+        o_m = m0 + tl.arange(0, BM)
+        met, some = keys_anywhere(x, size, n0, i_b, i_h, o_m, BM, BN)
+        if some:
+            q = rows(x.q, i_b, i_h, size.inner, o_m, size.M, K, BK, True)  # [BM, BK]
+            k = rows(x.k, i_b, i_h // size.R, size.inner, met.n, size.N, K, BK, True)  # [BN, BK]
+            v = rows(x.v, i_b, i_h // size.R, size.inner, met.n, size.N, V, BV, True)  # [BN, BV]
+            do = q
+            if dy.out.data is not None:
+                do = rows(dy.out, i_b, i_h, size.inner, o_m, size.M, V, BV, True)  # [BM, BV]
+            lo, hi = bounds(x, size, i_b, o_m)
+            _, dS = slope(
+                q, k, v, do, dy, reach(y.lse, i_b, i_h, size, o_m), row(delta, i_b, i_h, size, o_m), x, size, numbers,
+                lo, hi, i_b, i_h, o_m, met, K, V, BK, BV, BM, BN, True, PRECISION, True,
+            )  # fmt: skip
+            acc += dS
     settle(dense, acc, at, size, extent, BM, BN)

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+import triton.language as tl
 from torch import Tensor
 
 from ...._core.kinds import wide
@@ -13,33 +14,42 @@ from ...._core.shapes import broadcast
 from .._tile import ABSENT, View
 from .config import tiles
 from .logits import Numbers, Operands, Outputs, Size
+from .walk import ALL, Lists, Tiles
 
 Maybe = Tensor | None
 Group = Sequence[Maybe]
 
-RANKS = {"x": (3, 3, 3, 3, 1), "c": (1, 1, 1), "y": (3, 2)}
-"""Dims that are not batch: of q k v dense slopes, of lo hi key, of out lse."""
+RANKS = {"x": (3, 3, 3, 3, 1), "c": (1, 1, 1, 3, 3, 3, 3, 3, 1, 3, 3, 1), "y": (3, 2)}
+"""Dims that are not batch: of q k v dense slopes, of lo hi key and a layout's tables, of out lse."""
 
 
 class Launch:
     """One call: its operands as views, and how its kernels are launched."""
 
     def __init__(
-        self, x: Group, c: Group, p: float, scale: float, tx: Sequence[Group] = (), ys: Sequence[Group] = ()
+        self,
+        x: Group,
+        c: Group,
+        p: float,
+        scale: float,
+        block: float,
+        tx: Sequence[Group] = (),
+        ys: Sequence[Group] = (),
     ) -> None:
         """``tx``: tangents of x; ``ys``: outputs, their cotangents and tangents."""
         groups = [("x", x), ("c", c), *(("x", t) for t in tx), *(("y", y) for y in ys)]
         self.batch = broadcast(
             tuple(t.shape[: t.dim() - rank])
             for row, group in groups
-            for t, rank in zip(group, RANKS[row], strict=True)
+            for t, rank in zip(group, RANKS[row], strict=False)
             if t is not None
         )
         q, k, v = x[:3]
         assert q is not None
         assert k is not None
         assert v is not None
-        self.like, self.masked = q, any(t is not None for t in (x[3], c[0], c[1]))
+        self.like, self.block = q, int(block)
+        self.masked = self.block > 0 or any(t is not None for t in (x[3], c[0], c[1]))
         (M, H, K), (N, G), V = q.shape[-3:], k.shape[-3:-1], v.shape[-1]
         self.x = Operands(*self.operands(x), *self.constants(c))
         self.size = Size(M, N, H, H // G, math.prod(self.batch), self.batch[-1] if self.batch else 1)
@@ -74,17 +84,28 @@ class Launch:
         """``[..., H, M]``."""
         return self.view(t, 2, "hr")
 
-    def constants(self, c: Group) -> list[View]:
-        """The bounds and the key."""
-        return [self.view(t, 1, dim) for t, dim in zip(c, "rrc", strict=True)]
+    def constants(self, c: Group) -> tuple[View, View, View, Tiles]:
+        """The bounds, the key and the layout."""
+        return self.view(c[0], 1, "r"), self.view(c[1], 1, "r"), self.view(c[2], 1, "c"), self.layout(c[3:])
 
-    def operands(self, x: Group) -> list[View]:
+    def layout(self, tables: Group) -> Tiles:
+        """Blocks, index and words of bits, index, counts and order of rows and of columns; or nothing."""
+        if not self.block:
+            return ALL
+        blocks, given = tables[0], zip(tables, RANKS["c"][3:], strict=True)
+        assert blocks is not None
+        live, places, words, *lists = (self.view(t, rank, "hrc"[-rank:]) for t, rank in given)
+        rows, columns = Lists._make(lists[:3]), Lists._make(lists[3:])
+        return Tiles(tl.constexpr(self.block), blocks.shape[-3], live, places, words, rows, columns)
+
+    def operands(self, x: Group) -> tuple[View, View, View, View, View]:
         """x, or a tangent of it."""
-        return [*(self.rows(t) for t in x[:3]), self.view(x[3], 3, "hrc"), self.view(x[4], 1, "h")]
+        q, k, v = map(self.rows, x[:3])
+        return q, k, v, self.view(x[3], 3, "hrc"), self.view(x[4], 1, "h")
 
     def moves(self, tx: Group) -> Operands:
         """A tangent of x."""
-        return Operands(*self.operands(tx), *[ABSENT] * 3)
+        return Operands(*self.operands(tx), ABSENT, ABSENT, ABSENT, ALL)
 
     def pair(self, y: Group) -> Outputs:
         """Outputs, their tangents or cotangents."""
@@ -109,14 +130,16 @@ class Launch:
     def tiles(self, kernel: str, makes: str = "") -> dict[str, int]:
         """The constants of a kernel, of which a program makes a chunk of K or of V features, or of both, or neither."""
         K, V = map(padded, self.widths.values())
-        found = tiles(kernel, K, V, self.like.dtype, self.rich)
+        found = tiles(kernel, K, V, self.like.dtype, self.rich, self.block)
         chunks = {f: -(-width // found[f"B{f}"]) for f, width in self.widths.items()}
         return {**self.widths, **found, "CHUNKS": max((chunks[f] for f in makes), default=1)}
 
     def over(self, side: str, shape: Mapping[str, int]) -> int:
         """How many tiles of queries, M, or of keys, N, there are, over all examples and heads."""
         length, heads = (self.size.M, self.size.H) if side == "M" else (self.size.N, self.size.H // self.size.R)
-        return -(-length // shape[f"B{side}"]) * heads * self.size.examples
+        tile = shape[f"B{side}"]
+        line = self.block or tile
+        return -(-length // line) * -(-line // tile) * heads * self.size.examples
 
     def run(self, kernel: Any, tiles: int, shape: Mapping[str, int], *args: Any, strict: bool | None = None) -> None:
         """A program per tile and chunk."""

@@ -12,6 +12,7 @@ import triton.language as tl
 from .._philox import keep
 from .._rows import product
 from .._tile import View, start
+from .walk import Tiles
 
 LOG2E: tl.constexpr = tl.constexpr(1.4426950408889634)
 LN2: tl.constexpr = tl.constexpr(0.6931471805599453)
@@ -29,6 +30,7 @@ class Operands(NamedTuple):
     lo: View
     hi: View
     key: View
+    tiles: Tiles
 
 
 class Outputs(NamedTuple):
@@ -84,10 +86,11 @@ def bounds(x, size, i_b, o_m):
 
 @triton.jit
 def logits(
-    q, k, x, size, numbers, lo, hi, i_b, i_h, o_m, o_n, K: tl.constexpr, BK: tl.constexpr, BM: tl.constexpr,
+    q, k, x, size, numbers, lo, hi, i_b, i_h, o_m, keys, K: tl.constexpr, BK: tl.constexpr, BM: tl.constexpr,
     BN: tl.constexpr, EDGE: tl.constexpr, PRECISION: tl.constexpr, STRICT: tl.constexpr,
 ):  # fmt: skip
     """``[BM, BN]`` of rows of queries and of keys; without ``EDGE``, all keys lie within all bounds."""
+    o_n = keys.n
     s = tl.zeros([BM, BN], tl.float32)
     s = product(q, k, s, K, BK, PRECISION, STRICT) * (numbers.scale * LOG2E)
     if x.slopes.data is not None:
@@ -108,6 +111,8 @@ def logits(
             s = tl.where(o_n[None, :] >= lo[:, None], s, -INF)
         if x.hi.data is not None:
             s = tl.where(o_n[None, :] < hi[:, None], s, -INF)
+        if x.tiles.block > 0:
+            s = tl.where(keys.shown, s, -INF)
     return s
 
 
@@ -118,33 +123,9 @@ def marked(s, clean, sound):
 
 
 @triton.jit
-def kept(x, size, numbers, i_b, i_h, o_m, n0, BM: tl.constexpr, BN: tl.constexpr):
+def kept(x, size, numbers, i_b, i_h, o_m, keys, BM: tl.constexpr, BN: tl.constexpr):
     """Which weights of a tile survive dropout."""
     p_key = start(x.key, i_b, tl.zeros([], tl.int32), size.inner)
     k0 = tl.load(p_key).to(tl.uint32)
     k1 = tl.load(p_key + x.key.col).to(tl.uint32)
-    return keep(k0, k1, numbers.threshold, i_h, o_m, n0, BM, BN)
-
-
-@triton.jit
-def phases(x, size, lo, hi, BN: tl.constexpr):
-    """Where the keys of a tile of rows begin, where all rows see all, where no longer, and where they end."""
-    least = tl.min(lo) // BN * BN
-    most = tl.max(hi)
-    first = tl.cdiv(tl.max(lo), BN) * BN
-    last = tl.minimum(tl.min(hi), size.N) // BN * BN
-    last = tl.maximum(last, least)
-    first = tl.minimum(tl.maximum(first, least), last)
-    return least, first, last, most
-
-
-@triton.jit
-def stretch(phase: tl.constexpr, least, first, last, most):
-    """The keys of one of the three phases."""
-    if phase == 0:
-        begin, end = least, first
-    elif phase == 1:
-        begin, end = first, last
-    else:
-        begin, end = last, most
-    return begin, end
+    return keep(k0, k1, numbers.threshold, i_h, o_m, keys.eights, BM, BN)
