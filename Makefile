@@ -7,6 +7,7 @@ BIN    := $(VENV)/bin
 PYTEST  = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 LIBRARY = xfn/_cpu.so
 SOURCES = setup.py $(wildcard xfn/csrc/*/*)
+FORMATTED = $(wildcard $(foreach folder,xfn/csrc/* tests/gpu/device,$(addprefix $(folder)/*.,cpp h cu cuh)))
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 SANITIZED = build/sanitized
@@ -24,7 +25,7 @@ test: $(VENV)/ready $(LIBRARY)
 lint: $(VENV)/ready
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/clang-format --dry-run --Werror xfn/csrc/*/*.cpp xfn/csrc/*/*.h
+	$(BIN)/clang-format --dry-run --Werror $(FORMATTED)
 	$(BIN)/mypy
 
 oracle: $(VENV)/ready-oracle $(LIBRARY)

@@ -1,7 +1,7 @@
-"""The C++ library, from xfn/csrc; all else about the package stands in pyproject.toml.
+"""The C++ library and the CUDA one, from xfn/csrc; all else about the package stands in pyproject.toml.
 
-It is built where torch and a compiler are at hand (``pip install --no-build-isolation``); elsewhere the package
-installs without it, says so, and runs on plain torch.
+Each is built where torch and its compiler, g++ or nvcc, are at hand (``pip install --no-build-isolation``); elsewhere
+the package installs without it, and says so.
 """
 
 import os
@@ -10,13 +10,15 @@ import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
+from shutil import which
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent
-SOURCES = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("xfn/csrc/**/*.cpp"))
-HEADERS = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("xfn/csrc/**/*.h"))
+CPU, CUDA = (
+    [*sorted(str(p.relative_to(ROOT)) for p in (ROOT / "xfn/csrc" / kind).iterdir())] for kind in ("cpu", "cuda")
+)
 FLAGS = [
     "-std=gnu++20",
     "-O3",
@@ -27,53 +29,91 @@ FLAGS = [
     "-Wno-psabi",
     "-Wno-maybe-uninitialized",
 ]
+NVCC_FLAGS = [
+    *("-std=c++20", "-O3", "-Xcompiler=-fPIC,-fvisibility=hidden"),
+    *("-Werror=all-warnings", "-Xptxas=-warn-spills", "-Xptxas=-warn-lmem-usage"),
+]
+TARGETS = (80, 90, 100)
+"""Architectures that code is made for; the last is put in as PTX too, for those to come."""
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 STABLE = "-DTORCH_TARGET_VERSION=0x020b000000000000"  # what torch 2.11 has, and every later release
 LIBRARIES = ["-ltorch", "-ltorch_cpu", "-lc10"]
 
 
+def find_nvcc() -> str | None:
+    """CUDA's compiler: what NVCC names, in CUDA_HOME, on the path, or where CUDA puts itself."""
+    homes = (os.environ.get("CUDA_HOME"), "/usr/local/cuda")
+    places = [os.environ.get("NVCC"), *(f"{home}/bin/nvcc" for home in homes if home), "nvcc"]
+    return next((found for place in places if place and (found := which(place))), None)
+
+
+def targets(nvcc: str) -> list[int]:
+    """Of the architectures those that this nvcc knows."""
+    known = subprocess.run([nvcc, "--list-gpu-code"], capture_output=True, text=True, check=True).stdout.split()
+    return [target for target in TARGETS if f"sm_{target}" in known]
+
+
 class Build(build_ext):
-    """Each file for itself, side by side; one library that no version of Python or torch is part of."""
+    """Each file for itself, side by side; libraries that no version of Python or torch is part of."""
 
     def get_ext_filename(self, fullname: str) -> str:
         return fullname.replace(".", os.sep) + ".so"
 
     def build_extension(self, extension: Extension) -> None:
-        torch = find_spec("torch")
+        torch, nvcc, cuda = find_spec("torch"), find_nvcc(), extension.name == "xfn._cuda"
+        kind, instead = ("CUDA", "GPUs have Triton") if cuda else ("C++", "plain torch is used instead")
         if torch is None or not torch.submodule_search_locations:
-            print("xfn: no torch in this build, so the C++ kernels are left out; see python -m xfn.info")
+            print(f"xfn: no torch in this build, so the {kind} kernels are left out; see python -m xfn.info")
+            return
+        if cuda and nvcc is None:
+            if os.environ.get("XFN_REQUIRE_CUDA"):
+                raise OSError("XFN_REQUIRE_CUDA is set, and nvcc is neither in CUDA_HOME nor on the path")
+            print("xfn: no nvcc in this build, so the CUDA kernels are left out; see python -m xfn.info")
             return
         home, compiler = Path(next(iter(torch.submodule_search_locations))), os.environ.get("CXX", "g++")
-        flags = [
-            *FLAGS,
-            STABLE,
-            f'-DXFN_VERSION="{VERSION}"',
-            "-isystem",
-            str(home / "include"),
-            *os.environ.get("CXXFLAGS", "").split(),
-        ]
+        flags = [*FLAGS, STABLE, f'-DXFN_VERSION="{VERSION}"', "-isystem", str(home / "include")]
+        flags += os.environ.get("CXXFLAGS", "").split()
         into, to = Path(self.build_temp), Path(self.get_ext_fullpath(extension.name))
-        newest = max(os.path.getmtime(path) for path in [*HEADERS, __file__])
+        newest = max(os.path.getmtime(path) for path in [*extension.depends, __file__])
+        commands, libraries = {".cpp": [compiler, *flags]}, [f"-L{home / 'lib'}", *LIBRARIES]
 
         def compile(source: str) -> str:
             made = into / (source.replace(os.sep, ".") + ".o")
             if self.force or not made.exists() or made.stat().st_mtime < max(newest, os.path.getmtime(source)):
-                subprocess.run([compiler, *flags, "-c", source, "-o", str(made)], check=True)
+                subprocess.run([*commands[Path(source).suffix], "-c", source, "-o", str(made)], check=True)
             return str(made)
 
         try:
+            if nvcc and cuda:
+                known = targets(nvcc)
+                codes = [f"-gencode=arch=compute_{t},code=sm_{t}" for t in known]
+                commands[".cu"] = [
+                    nvcc,
+                    *NVCC_FLAGS,
+                    *codes,
+                    f"-gencode=arch=compute_{known[-1]},code=compute_{known[-1]}",
+                ]
+                commands[".cpp"].append(f'-DXFN_TARGETS="{" ".join(f"sm_{t}" for t in known)}"')
+                static = Path(nvcc).resolve().parent.parent.rglob("libcudart_static.a")
+                libraries += [str(next(static)), "-ldl", "-lrt", "-lpthread"]
             for folder in (into, to.parent):
                 folder.mkdir(parents=True, exist_ok=True)
             with ThreadPoolExecutor(os.cpu_count()) as pool:
-                objects = list(pool.map(compile, SOURCES))
+                objects = list(pool.map(compile, extension.sources))
             half = to.with_suffix(".half")  # whoever is stopped here leaves no half of a library
-            link = ["-shared", *objects, "-o", str(half), f"-L{home / 'lib'}", *LIBRARIES]
+            link = ["-shared", *objects, "-o", str(half), *libraries]
             subprocess.run([compiler, *link, *os.environ.get("LDFLAGS", "").split()], check=True)
             half.replace(to)
-        except (OSError, subprocess.CalledProcessError) as error:
-            if os.environ.get("XFN_REQUIRE_CPU"):
+        except (OSError, StopIteration, subprocess.CalledProcessError) as error:
+            if os.environ.get("XFN_REQUIRE_CUDA" if cuda else "XFN_REQUIRE_CPU"):
                 raise
-            print(f"xfn: the C++ kernels could not be built ({error}); plain torch is used instead")
+            print(f"xfn: the {kind} kernels could not be built ({error}); {instead}")
 
 
-setup(ext_modules=[Extension("xfn._cpu", SOURCES)], cmdclass={"build_ext": Build})
+def library(name: str, files: list[str]) -> Extension:
+    """Optional: what is not built is not copied either."""
+    sources = [f for f in files if f.endswith((".cpp", ".cu"))]
+    return Extension(name, sources, depends=[f for f in files if f not in sources], optional=True)
+
+
+setup(ext_modules=[library("xfn._cpu", CPU), library("xfn._cuda", CUDA)], cmdclass={"build_ext": Build})

@@ -66,16 +66,21 @@ def subjects(
     return pytest.mark.parametrize("subject", found, ids=str)
 
 
-def complete(primitive: Primitive) -> list[str]:
-    """The backends that implement every member of the family, and run what the laws draw: float64, on the CPU."""
+def running(primitive: Primitive, dtype: torch.dtype) -> list[str]:
+    """The backends that run what the laws draw: tensors of a dtype, on the CPU."""
     case = next(cases[0] for found, cases in primitives() if found is primitive)
-    ((_, flat),) = watch(lambda: case.call(*Subject(primitive, case, None).draw())).calls
+    ((_, flat),) = watch(lambda: case.call(*Subject(primitive, case, None).draw(dtype=dtype))).calls
     member = primitive.forward
     options = dict(zip(primitive.options, flat[member.numbers], strict=False))
     call = Call(primitive.name, "forward", dict(zip(member.names, flat, strict=False)), options)
+    return [b for b in primitive.backends if not reasons(b, call)]
+
+
+def complete(primitive: Primitive) -> list[str]:
+    """Those of them that implement every member of the family, in float64."""
     members = [member.member for member in primitive.family]
-    found = (b for b in primitive.backends if all(hasattr(module(b, primitive.name), m) for m in members))
-    return [b for b in found if not reasons(b, call)]
+    found = running(primitive, torch.float64)
+    return [b for b in found if all(hasattr(module(b, primitive.name), m) for m in members)]
 
 
 def tiny(case: Case) -> bool:

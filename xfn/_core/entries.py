@@ -71,10 +71,10 @@ def flat(t: Tensor, rank: int, batch: Shape) -> Tensor:
     return t.expand(*batch, *rest).reshape(math.prod(batch), *rest)
 
 
-def batched(*pairs: tuple[Tensor, int]) -> tuple[Shape, list[Tensor]]:
-    """The common batch of tensors of given ranks, and each of them flat."""
-    batch = broadcast(tuple(t.shape[: t.dim() - rank]) for t, rank in pairs)
-    return batch, [flat(t, rank, batch) for t, rank in pairs]
+def batched(*pairs: tuple[Maybe, int]) -> tuple[Shape, list[Any]]:
+    """The common batch of tensors of given ranks, and each of them flat; what is absent stays so."""
+    batch = broadcast(tuple(t.shape[: t.dim() - rank]) for t, rank in pairs if t is not None)
+    return batch, [None if t is None else flat(t, rank, batch) for t, rank in pairs]
 
 
 def fit(grads: Sequence[Maybe], x: Group, needs: Sequence[bool]) -> Grads:

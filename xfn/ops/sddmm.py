@@ -32,7 +32,7 @@ def sddmm(csr: Csr, q: Tensor, k: Tensor, *, backend: str | None = None) -> Tens
         csr: a :class:`xfn.sparsity.Csr` of M queries and N keys, with Z entries.
         q: ``[..., M, H, K]``.
         k: ``[..., N, G, K]``; query head h reads key head h // (H // G).
-        backend: ``"reference"``, ``"cpu"`` or ``"gather"``; by default the first that can.
+        backend: ``"reference"``, ``"cpu"``, ``"cuda"`` or ``"gather"``; by default the first that can.
 
     Returns:
         ``[..., H, Z]`` in q's dtype; zero behind the entries of a pattern that has fewer than another.
@@ -69,7 +69,7 @@ def reference(
         return ((near * far).sum(-1).to(given),)
 
 
-SDDMM = Primitive("sddmm", SIGNATURE, reference, backends=("cpu", "gather"))
+SDDMM = Primitive("sddmm", SIGNATURE, reference, backends=("cpu", "cuda", "gather"))
 
 
 def pattern(sizes: Mapping[str, int], dims: str) -> Csr:

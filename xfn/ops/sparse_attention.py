@@ -47,7 +47,7 @@ def sparse_attention(
         p: probability of dropping a softmax weight, as in :func:`xfn.attention`.
         scale: factor of q kᵀ; by default K ** -0.5.
         key: what the dropout is drawn with; the same weights are dropped as in :func:`xfn.attention`.
-        backend: ``"reference"``, ``"cpu"`` or ``"gather"``; by default the first that can.
+        backend: ``"reference"``, ``"cpu"``, ``"cuda"`` or ``"gather"``; by default the first that can.
 
     Returns:
         ``[..., M, H, V]`` in q's dtype, or in that of ``torch.autocast``.
@@ -124,7 +124,7 @@ def reference(
 
 
 SPARSE_ATTENTION = Primitive(
-    "sparse_attention", SIGNATURE, reference, options=("p", "scale"), backends=("cpu", "gather")
+    "sparse_attention", SIGNATURE, reference, options=("p", "scale"), backends=("cpu", "cuda", "gather")
 )
 
 

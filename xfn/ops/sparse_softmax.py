@@ -28,7 +28,7 @@ def sparse_softmax(csr: Csr, values: Tensor, *, backend: str | None = None) -> T
     Args:
         csr: a :class:`xfn.sparsity.Csr` with Z entries.
         values: ``[..., H, Z]``, one number an entry, numbered by row.
-        backend: ``"reference"``, ``"cpu"`` or ``"gather"``; by default the first that can.
+        backend: ``"reference"``, ``"cpu"``, ``"cuda"`` or ``"gather"``; by default the first that can.
 
     Returns:
         ``[..., H, Z]`` in the dtype of values; zero behind the entries of a pattern that has fewer than another.
@@ -62,7 +62,7 @@ def reference(values: Tensor, row_ends: Tensor, columns: Tensor) -> tuple[Tensor
         return ((weights / torch.where(total == 0, 1, total).gather(-1, m)).to(given),)
 
 
-SPARSE_SOFTMAX = Primitive("sparse_softmax", SIGNATURE, reference, backends=("cpu", "gather"))
+SPARSE_SOFTMAX = Primitive("sparse_softmax", SIGNATURE, reference, backends=("cpu", "cuda", "gather"))
 
 
 def _case(name: str, mask: str = "M N", batch: str = "B", density: float = 0.4, tags: str = "", **sizes: int) -> Case:

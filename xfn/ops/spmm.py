@@ -29,7 +29,7 @@ def spmm(csr: Csr, values: Tensor, v: Tensor, *, backend: str | None = None) -> 
         csr: a :class:`xfn.sparsity.Csr` of M queries and N keys, with Z entries.
         values: ``[..., H, Z]``, one number an entry, numbered by row; what is behind the entries does not count.
         v: ``[..., N, G, V]``; query head h reads key head h // (H // G).
-        backend: ``"reference"``, ``"cpu"`` or ``"gather"``; by default the first that can.
+        backend: ``"reference"``, ``"cpu"``, ``"cuda"`` or ``"gather"``; by default the first that can.
 
     Returns:
         ``[..., M, H, V]`` in the dtype of values; zero for a row without entries.
@@ -66,7 +66,7 @@ def reference(
         return (out.movedim(-3, -2).to(given),)
 
 
-SPMM = Primitive("spmm", SIGNATURE, reference, backends=("cpu", "gather"))
+SPMM = Primitive("spmm", SIGNATURE, reference, backends=("cpu", "cuda", "gather"))
 
 
 def _case(name: str, mask: str = "M N", batch: str = "B", density: float = 0.4, tags: str = "", **sizes: int) -> Case:

@@ -18,25 +18,19 @@ jvp, hvp, jvp2 = FAMILY.jvp, FAMILY.hvp, FAMILY.jvp2
 
 def forward(x: Group, c: Group, *, p: float, scale: float) -> tuple[Tensor, Tensor]:
     tensors = (*x, c[0], c[1], c[5])
-    batch, (q, k, v, row_ends, columns, key) = _flat(tensors, (3, 3, 3, 2, 2, 1))
+    batch, (q, k, v, row_ends, columns, key) = batched(*zip(tensors, (3, 3, 3, 2, 2, 1), strict=True))
     out, lse = OPS.sparse_forward(q, k, v, row_ends, columns, key, scale, _threshold(c, p))
     return out.reshape(*batch, *out.shape[1:]), lse.reshape(*batch, *lse.shape[1:])
 
 
 def backward(x: Group, c: Group, y: Group, dy: Group, needs: Sequence[bool], *, p: float, scale: float) -> Grads:
-    batch, tensors = _flat((*x, *c, *y, *dy), (3, 3, 3, 2, 2, 2, 2, 2, 1, 3, 2, 3, 2))
+    ranks = (3, 3, 3, 2, 2, 2, 2, 2, 1, 3, 2, 3, 2)
+    batch, tensors = batched(*zip((*x, *c, *y, *dy), ranks, strict=True))
     q, k, v, row_ends, columns, column_ends, rows, _, key, *ys = tensors
     bits = sum(1 << i for i, need in enumerate(needs) if need)
     tables = (row_ends, columns, column_ends, rows, key)
     grads = OPS.sparse_backward(q, k, v, *tables, *ys, scale, _threshold(c, p), bits)
     return fit([g.reshape(*batch, *g.shape[1:]) if n else None for g, n in zip(grads, needs, strict=True)], x, needs)
-
-
-def _flat(tensors: Group, ranks: Sequence[int]) -> tuple[tuple[int, ...], list[Tensor | None]]:
-    pairs = [(t, rank) for t, rank in zip(tensors, ranks, strict=True) if t is not None]
-    batch, found = batched(*pairs)
-    given = iter(found)
-    return batch, [None if t is None else next(given) for t in tensors]
 
 
 def _threshold(c: Group, p: float) -> int:
