@@ -22,33 +22,38 @@ SOURCES, DEVICE, BUILD = ROOT / "xfn" / "csrc" / "cuda", ROOT / "tests" / "gpu" 
 FLAGS = ["-std=gnu++20", "-O1", "-fPIC", "-fvisibility=hidden", "-fno-strict-aliasing", "-Wno-unknown-pragmas"]
 WATCHED = ["-fsanitize=thread", "-x", "c++"]
 """What makes a kernel ask the machine about every access."""
+STABLE = "-DTORCH_TARGET_VERSION=0x020b000000000000"
 
 
-def compile(sources: Path, into: Path) -> Path:
-    """The library of all CUDA sources in a folder, and of torch ops if it has them; built once for what they say."""
+def compile(sources: Path, into: Path = BUILD) -> Path:
+    """The library of all CUDA sources in a folder, with its torch ops; what was made once is there for the next one."""
     from torch.utils.cpp_extension import include_paths, library_paths
 
     files = sorted(p for folder in (sources, DEVICE) for p in folder.iterdir())
-    said = hashlib.sha256(b"".join(p.read_bytes() for p in [*files, Path(__file__)]) + torch.__version__.encode())
-    made = into / said.hexdigest()[:16] / "_cuda.so"
+    parts = [p for p in files if p.suffix in (".cu", ".cpp")]
+    told = ["-DXFN_DEVICE=CPU", f'-DXFN_VERSION="{version("xfn")}"', '-DXFN_TARGETS="emulated"', STABLE]
+    common = ["g++", *FLAGS, *told, *("-isystem" + p for p in include_paths()), f"-I{DEVICE}"]
+    headers = (
+        b"".join(p.read_bytes() for p in files if p not in parts) + f"{common}{WATCHED}{torch.__version__}".encode()
+    )
+    objects = [into / f"{p.name}-{hashlib.sha256(headers + p.read_bytes()).hexdigest()[:16]}.o" for p in parts]
+    made = into / hashlib.sha256(str(objects).encode()).hexdigest()[:16] / "_cuda.so"
     made.parent.mkdir(parents=True, exist_ok=True)
-    with (made.parent / "lock").open("w") as lock:
+    with (into / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if made.exists():
             return made
-        includes = [*("-isystem" + p for p in include_paths()), f"-I{DEVICE}"]
-        told = ["-DXFN_DEVICE=CPU", f'-DXFN_VERSION="{version("xfn")}"', '-DXFN_TARGETS="emulated"']
-        stable = "-DTORCH_TARGET_VERSION=0x020b000000000000"
-        running, objects = [], []
-        for path in (p for p in files if p.suffix in (".cu", ".cpp")):
-            objects.append(str(made.parent / (path.name + ".o")))
-            watched = WATCHED if path.suffix == ".cu" else []
-            command = ["g++", *FLAGS, *watched, *told, stable, *includes, "-c", str(path), "-o", objects[-1]]
-            running.append(subprocess.Popen(command))
-        assert not any(process.wait() for process in running), "the sources do not compile"
-        half = made.with_suffix(".half")
+        running = {}
+        for path, to in zip(parts, objects, strict=True):
+            if not to.exists():
+                watched = WATCHED if path.suffix == ".cu" else []
+                running[to] = subprocess.Popen([*common, *watched, "-c", str(path), "-o", f"{to}.half"])
+        assert not [to for to, process in running.items() if process.wait()], "the sources do not compile"
+        for to in running:
+            Path(f"{to}.half").replace(to)
         libraries = [*("-L" + p for p in library_paths()), "-ltorch", "-ltorch_cpu", "-lc10"]
-        subprocess.run(["g++", "-shared", *objects, "-o", str(half), *libraries], check=True)
+        half = made.with_suffix(".half")
+        subprocess.run(["g++", "-shared", *map(str, objects), "-o", str(half), *libraries], check=True)
         half.replace(made)
     return made
 
@@ -99,4 +104,7 @@ def install(path: Path, names: Sequence[str] = ("forward", "queries", "keys", "b
         setattr(ops, name, Guarded(getattr(ops, name), machine))
 
 
-install(Path(os.environ.get("XFN_EMULATED") or compile(SOURCES, BUILD)))
+if __name__ != "__main__":  # python -m tests.gpu.emulator compiles, and no more
+    install(Path(os.environ.get("XFN_EMULATED") or compile(SOURCES)))
+else:
+    compile(SOURCES)

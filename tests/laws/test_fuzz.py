@@ -180,10 +180,10 @@ def numbers(results: Any) -> Tensor:
     return torch.cat([t.double().flatten() for t in tree.tree_leaves(results)])
 
 
-def agrees(problem: Problem, members: Callable[..., dict[str, Any]]) -> None:
+def agrees(problem: Problem, members: Callable[..., dict[str, Any]], backend: str = "cpu") -> None:
     """In float64 to the last digits; else within three times the reference's own error and thirty-two roundings, for
     derivatives read out, lse and tangents that were rounded."""
-    got, same = (members(problem, backend, problem.dtype) for backend in ("cpu", "reference"))
+    got, same = (members(problem, backend, problem.dtype) for backend in (backend, "reference"))
     exact = members(problem, "reference", torch.float64)
     for member, want in exact.items():
         kinds = [[(t.shape, t.dtype) for t in tree.tree_leaves(found[member])] for found in (got, same)]
@@ -195,8 +195,8 @@ def agrees(problem: Problem, members: Callable[..., dict[str, Any]]) -> None:
         assert found <= allowed, f"{member}: error {found:.2e} exceeds {allowed:.2e}"
 
 
-def equals_the_reference(problem: Problem) -> None:
-    agrees(problem, Problem.family)
+def equals_the_reference(problem: Problem, backend: str = "cpu") -> None:
+    agrees(problem, Problem.family, backend)
 
 
 @pytest.mark.usefixtures("poisoned")

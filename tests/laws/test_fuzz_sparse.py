@@ -35,9 +35,12 @@ class SparseProblem(Problem):
         return f
 
 
+LENGTH = st.one_of(st.integers(0, 20), st.integers(0, 150))
+
+
 @st.composite
-def sparse_problems(draw: st.DrawFn) -> SparseProblem:
-    few, length = st.integers(1, 3), st.one_of(st.integers(0, 20), st.integers(0, 150))
+def sparse_problems(draw: st.DrawFn, length: st.SearchStrategy[int] = LENGTH) -> SparseProblem:
+    few = st.integers(1, 3)
     M, N, G, R = draw(length), draw(length), draw(few), draw(few)
     features = st.one_of(st.integers(1, 20), st.integers(1, 80), st.sampled_from([128, 200, 257]))
     K, V = draw(features), draw(features)

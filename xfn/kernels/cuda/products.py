@@ -44,19 +44,20 @@ def launch(op: Any, like: Tensor, *args: Any) -> None:
         op(*args, torch.cuda.current_stream().cuda_stream)
 
 
-def room(features: int, dtype: torch.dtype) -> int:
-    """How many features the rows of a result have room for."""
-    return features if features <= SMALL else -(-features // (BYTES // dtype.itemsize)) * (BYTES // dtype.itemsize)
+def room(features: int, widest: int, dtype: torch.dtype) -> int:
+    """How many features a row has room for, in a call that has rows of ``widest``."""
+    vector = BYTES // dtype.itemsize
+    return features if widest <= SMALL else -(-features // vector) * vector
 
 
-def rows(t: Tensor) -> Tensor:
-    """A tensor whose rows kernels can read: numbers side by side, and where they are many, whole vectors."""
+def rows(t: Tensor, widest: int) -> Tensor:
+    """A tensor whose rows kernels can read: numbers side by side, and where some are many, whole vectors."""
     features, size = t.shape[-1], t.element_size()
-    if features > SMALL:
+    if widest > SMALL:
         steps = (step * size for length, step in zip(t.shape[:-1], t.stride(), strict=False) if length > 1)
         if t.stride(-1) == 1 and not any(step % BYTES for step in (*steps, features * size, t.data_ptr())):
             return t
-        wide = t.new_zeros(*t.shape[:-1], room(features, t.dtype))
+        wide = t.new_zeros(*t.shape[:-1], room(features, widest, t.dtype))
         wide[..., :features] = t
         return wide
     return line(t)
@@ -76,8 +77,9 @@ class Launched(Entries):
     def between(self, q: Tensor, k: Tensor) -> Tensor:
         t = self.tables
         batch, (q, k, ends, places) = batched((q, 3), (k, 3), (t.row_ends, 2), (t.columns, 2))
-        values = _new(q, batch, q.shape[-2], places.shape[-1], live=ends.shape[-1])
-        launch(OPS.between, q, rows(q), rows(k), line(ends), line(places), values)
+        H, K = q.shape[-2:]
+        values = _new(q, batch, H, places.shape[-1], live=ends.shape[-1])
+        launch(OPS.between, q, rows(q, K), rows(k, K), line(ends), line(places), values)
         return values.reshape(*batch, *values.shape[1:])
 
     def to_queries(self, values: Tensor, v: Tensor) -> Tensor:
@@ -99,9 +101,9 @@ class Launched(Entries):
         pairs = ((values.float(), 2), (v, 3), *((t, 2) for t in tables))
         batch, (values, v, ends, places, order) = batched(*pairs)
         features = v.shape[-1]
-        out = _new(v, batch, ends.shape[-1], heads, room(features, v.dtype))
+        out = _new(v, batch, ends.shape[-1], heads, room(features, features, v.dtype))
         order = None if order is None else line(order)
-        launch(OPS.mix, v, line(values), rows(v), line(ends), line(places), order, out)
+        launch(OPS.mix, v, line(values), rows(v, features), line(ends), line(places), order, out)
         return cut(out, features, batch)
 
 

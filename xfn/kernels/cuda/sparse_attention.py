@@ -22,9 +22,11 @@ jvp, hvp, jvp2 = FAMILY.jvp, FAMILY.hvp, FAMILY.jvp2
 def forward(x: Group, c: Group, *, p: float, scale: float) -> tuple[Tensor, Tensor]:
     tensors = (*x, c[0], c[1], c[5])
     batch, (q, k, v, *rest) = batched(*zip(tensors, (3, 3, 3, 2, 2, 1), strict=True))
-    (M, H), V, B = q.shape[1:3], v.shape[-1], math.prod(batch)
-    out, lse = q.new_empty(B, M, H, room(V, q.dtype)), q.new_empty(B, H, M, dtype=torch.float32)
-    launch(OPS.forward, q, *_readable(q, k, v, *rest), out, lse, scale, _threshold(c, p))
+    (M, H, K), V, B = q.shape[1:], v.shape[-1], math.prod(batch)
+    widest = max(K, V)
+    out = q.new_empty(B, M, H, room(V, widest, q.dtype))
+    lse = q.new_empty(B, H, M, dtype=torch.float32)
+    launch(OPS.forward, q, *_readable(widest, q, k, v, *rest), out, lse, scale, _threshold(c, p))
     return cut(out, V, batch), lse.reshape(*batch, H, M)
 
 
@@ -32,7 +34,8 @@ def backward(x: Group, c: Group, y: Group, dy: Group, needs: Sequence[bool], *, 
     ranks = (3, 3, 3, 2, 2, 2, 2, 2, 1, 3, 2, 3, 2)
     batch, tensors = batched(*zip((*x, *c, *y, *dy), ranks, strict=True))
     widths = [t.shape[-1] for t in tensors[:3]]
-    q, k, v, row_ends, columns, column_ends, lines, _, key, out, lse, dout, dlse = _readable(*tensors)
+    readable = _readable(max(widths), *tensors)
+    q, k, v, row_ends, columns, column_ends, lines, _, key, out, lse, dout, dlse = readable
     B, (M, H) = math.prod(batch), q.shape[1:3]
     delta = q.new_empty(B, H, M, dtype=torch.float32)
     grads = [t.new_empty(B, *t.shape[1:]) if need else None for t, need in zip((q, k, v), needs, strict=True)]
@@ -43,9 +46,9 @@ def backward(x: Group, c: Group, y: Group, dy: Group, needs: Sequence[bool], *, 
     return fit([g if g is None else cut(g, F, batch) for g, F in zip(grads, widths, strict=True)], x, needs)
 
 
-def _readable(*tensors: Tensor | None) -> list[Any]:
+def _readable(widest: int, *tensors: Tensor | None) -> list[Any]:
     """Of four dims are those that have rows of features."""
-    return [None if t is None else rows(t) if t.dim() == 4 else line(t) for t in tensors]
+    return [None if t is None else rows(t, widest) if t.dim() == 4 else line(t) for t in tensors]
 
 
 def _threshold(c: Group, p: float) -> int:
