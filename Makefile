@@ -1,6 +1,6 @@
 # make demo · make test · make lint · make oracle · make sanitize · make gpu: each sets itself up in .venv, from constraints.txt,
 # and builds the C++ library where there is a compiler; sanitize builds another, in a tree of its own. gpu needs none:
-# it interprets the Triton kernels on the CPU, and compiles them ahead of time.
+# it runs the Triton and CUDA kernels on the CPU, and compiles them ahead of time, those of CUDA where nvcc is.
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
@@ -34,7 +34,7 @@ oracle: $(VENV)/ready-oracle $(LIBRARY)
 sanitize: $(VENV)/ready
 	rm -rf $(SANITIZED) && mkdir -p $(SANITIZED)
 	cp -rp setup.py pyproject.toml xfn tests $(SANITIZED) && rm -f $(SANITIZED)/$(LIBRARY)
-	cd $(SANITIZED) && XFN_REQUIRE_CPU=1 CXX=g++ CXXFLAGS="-O1 -g1 $(SANITIZE)" LDFLAGS="$(SANITIZE)" \
+	cd $(SANITIZED) && XFN_REQUIRE_CPU=1 NVCC=none CXX=g++ CXXFLAGS="-O1 -g1 $(SANITIZE)" LDFLAGS="$(SANITIZE)" \
 		$(abspath $(BIN))/python setup.py --quiet build_ext --inplace --build-temp ../objects.sanitized
 	cd $(SANITIZED) && $(WATCHED) $(subst $(BIN),$(abspath $(BIN)),$(PYTEST)) \
 		tests/laws/test_fuzz.py tests/laws/test_cpu.py -k 'family or instruction or bit'
@@ -42,10 +42,13 @@ sanitize: $(VENV)/ready
 gpu: $(VENV)/ready $(LIBRARY)
 	TRITON_INTERPRET=1 OPENBLAS_NUM_THREADS=1 $(PYTEST) -p tests.gpu.interpreter -k 'triton and not float64 or interpreted' \
 		tests/laws/test_kernels.py tests/gpu/test_interpreted.py
-	TRITON_CACHE_DIR=$(abspath build/compiled) $(PYTEST) tests/gpu/test_compiled.py
+	$(PYTEST) -p tests.gpu.emulator -k 'cuda and not float64 or emulated' \
+		tests/laws/test_kernels.py tests/gpu/test_emulated.py
+	TRITON_CACHE_DIR=$(abspath build/compiled) $(PYTEST) tests/gpu/test_compiled.py tests/gpu/test_cuda.py
+	@test -f xfn/_cuda.so || echo "make gpu: there is NO NVCC here, so NO CUDA KERNEL WAS COMPILED for a GPU; all else was checked"
 
 clean:
-	rm -rf $(VENV) $(LIBRARY) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(LIBRARY) xfn/_cuda.so build *.egg-info .pytest_cache .mypy_cache .ruff_cache
 
 $(LIBRARY): $(SOURCES) | $(VENV)/ready
 	$(BIN)/python setup.py --quiet build_ext --inplace

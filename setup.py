@@ -41,10 +41,10 @@ LIBRARIES = ["-ltorch", "-ltorch_cpu", "-lc10"]
 
 
 def find_nvcc() -> str | None:
-    """CUDA's compiler: what NVCC names, in CUDA_HOME, on the path, or where CUDA puts itself."""
+    """CUDA's compiler: what NVCC names, and nothing else; or in CUDA_HOME, where CUDA puts itself, or on the path."""
     homes = (os.environ.get("CUDA_HOME"), "/usr/local/cuda")
-    places = [os.environ.get("NVCC"), *(f"{home}/bin/nvcc" for home in homes if home), "nvcc"]
-    return next((found for place in places if place and (found := which(place))), None)
+    places = [os.environ["NVCC"]] if "NVCC" in os.environ else [*(f"{home}/bin/nvcc" for home in homes if home), "nvcc"]
+    return next((found for place in places if (found := which(place))), None)
 
 
 def targets(nvcc: str) -> list[int]:
@@ -116,4 +116,5 @@ def library(name: str, files: list[str]) -> Extension:
     return Extension(name, sources, depends=[f for f in files if f not in sources], optional=True)
 
 
-setup(ext_modules=[library("xfn._cpu", CPU), library("xfn._cuda", CUDA)], cmdclass={"build_ext": Build})
+if __name__ == "__main__":
+    setup(ext_modules=[library("xfn._cpu", CPU), library("xfn._cuda", CUDA)], cmdclass={"build_ext": Build})
