@@ -33,6 +33,7 @@ PEERS = {
     ("compat", "compat"),
     ("layout", "layout"),
     ("layout", "random"),
+    ("layout", "patterns"),
 }
 LENGTHS = {"_core": 250, "ops": 250, "kernels": 400, "tests": 400}
 

@@ -258,9 +258,34 @@ def test_layouts_of_the_same_names_have_the_same_blocks(count: int, causal: bool
         layout.variable(M, block=16, windows=(1, 2, 3), hubs=hubs, causal=causal).blocks[0],
         patterns.variable(count, (1, 2, 3), hubs, causal=causal),
     )
-    found = layout.fixed(M, block=16, window=64, verts=4, heads=4, causal=causal).blocks
-    want = [patterns.fixed(count, 4, 1, group, causal=causal) for group in range(4)]
-    assert torch.equal(found, torch.stack(want))
+    for verts, vertsize in ((4, 1), (2, 2), (1, 4)):
+        found = layout.fixed(M, block=16, window=64, verts=verts, vertsize=vertsize, heads=4, causal=causal).blocks
+        want = [patterns.fixed(count, 4, vertsize, h % verts, causal=causal) for h in range(4)]
+        assert torch.equal(found, torch.stack(want))
+    key = random.key(4)
+    assert torch.equal(
+        layout.bigbird(M, block=16, heads=2, causal=causal, key=key).blocks,
+        torch.stack([patterns.bigbird(count, causal=causal, key=random.fold_in(key, h)) for h in range(2)]),
+    )
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("length", [(5, 9), (9, 5), (3, 1), (0, 4)], ids=str)
+def test_queries_and_keys_of_other_numbers_are_a_corner_of_the_square(length: tuple[int, int], causal: bool) -> None:
+    """But for the summary of a short last window, which ends with the keys."""
+    size, (rows, columns) = max(length), length
+    for make in (
+        lambda n: patterns.variable(n, [1, 2, 3], [0, (1, 3)], causal=causal, horizontal=not causal),
+        lambda n: patterns.longformer(n, 3, [0, 2], causal=causal),
+        lambda n: patterns.bigbird(n, 3, 2, 0, causal=causal),
+    ):
+        assert torch.equal(make(length), make(size)[:rows, :columns])
+    own = [(x - x % 4, x - x % 4 + 4) for x in range(size)]
+    ends = {min(first + 4, columns) for first, _ in own[:columns]}
+    summaries = {n for end in ends for n in (end - 1, end - 2) if n >= 0}
+    want = torch.tensor([[(own[m] == own[n] or n in summaries) and (n <= m or not causal) for n in range(columns)]
+                         for m in range(rows)]).reshape(length).bool()  # fmt: skip
+    assert torch.equal(patterns.fixed(length, 4, 2, causal=causal), want)
 
 
 # Blocks.
@@ -342,8 +367,8 @@ def test_nothing_is_larger_than_the_distances(make: Callable[[int], Tensor]) -> 
         (lambda: patterns.fixed(8, 4, 2, 2), ValueError, "group=2 must be one of the 2"),
         (lambda: patterns.fixed(8, causal=True, horizontal=True), ValueError, "choose one"),
         (lambda: patterns.variable(8, []), ValueError, "at least one size"),
-        (lambda: patterns.variable(8, hubs=[1, 8]), ValueError, "hubs [8] are not among the 8 places"),
-        (lambda: patterns.longformer(8, hubs=[-1]), ValueError, "hubs [-1]"),
+        (lambda: patterns.variable(8, hubs=[1, 8]), ValueError, "hub 8 is not among the 8 places"),
+        (lambda: patterns.longformer(8, hubs=[-1]), ValueError, "hub -1 is not"),
         (lambda: patterns.bigbird(8), KeyRequired, "pass key=random.key(seed)"),
         (lambda: patterns.bigbird(8, random=9), ValueError, "random=9 must lie between 0 and length=8"),
         (lambda: patterns.bigbird(8, hubs=9, random=0), ValueError, "hubs=9"),

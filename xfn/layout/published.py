@@ -1,18 +1,18 @@
-"""Layouts of published models, in tiles: random, global tokens, BigBird, Longformer, and windows of any sizes."""
+"""Layouts of published models, whose patterns, of xfn.patterns, are of tiles here; random tiles, and global tokens."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
 
+from .. import patterns
 from .. import random as draws
 from .._core.errors import KeyRequired
 from .._core.kinds import check_number, is_integer
 from .._core.tables import Tiling
-from .regular import cut, parts, past, positive
+from ..patterns.blocks import Hubs
+from .regular import cut, parts, positive
 from .value import Layout
-
-Hubs = Iterable[int | tuple[int, int]]
 
 
 def random(
@@ -38,9 +38,18 @@ def random(
     tiles = cut(M, N, block)
     if not 0 <= check_number("density", density) <= 1:
         raise ValueError(f"density={density} must lie in [0, 1]")
+    positive("heads", heads)
+    if key is None:
+        raise KeyRequired("a random layout needs a key: pass key=random.key(seed)")
     rows, columns = tiles.counts
-    ends = torch.arange(rows + 1, dtype=torch.float64).mul(density * columns).round().long()
-    return Layout(drawn(tiles, ends.diff(), heads, key), *parts(tiles))
+    counts = torch.arange(rows + 1, dtype=torch.float64).mul(density * columns).round().long().diff()
+    most = int(counts.max()) if rows else 0
+    places = (torch.arange(most) < counts[:, None]).to(key.device)
+    live = torch.zeros(heads, rows, columns, dtype=torch.bool, device=key.device)
+    for h in range(heads):
+        score = draws.uniform(draws.fold_in(key, h), (rows, columns))
+        live[h].scatter_(-1, score.topk(most).indices, places)
+    return Layout(live, *parts(tiles))
 
 
 def global_(M: int, N: int | None = None, *, block: int, tokens: Iterable[int]) -> Layout:
@@ -64,7 +73,10 @@ def global_(M: int, N: int | None = None, *, block: int, tokens: Iterable[int]) 
     tiles, tokens = cut(M, N, block), list(tokens)
     if wrong := [t for t in tokens if not is_integer(t) or not 0 <= t < max(tiles.M, tiles.N)]:
         raise ValueError(f"tokens={wrong} are no positions among M={tiles.M} queries or N={tiles.N} keys")
-    return Layout(_hubs(tiles, [t // block for t in tokens]), *parts(tiles))
+    down, along = tiles.counts
+    chosen = torch.zeros(max(down, along), dtype=torch.bool)
+    chosen[[t // block for t in tokens]] = True
+    return Layout((chosen[:along] | chosen[:down, None])[None], *parts(tiles))
 
 
 def bigbird(
@@ -106,10 +118,8 @@ def bigbird(
     Source: Zaheer et al., "Big Bird: transformers for longer sequences" (2020).
     """
     tiles = cut(M, N, block)
-    if not is_integer(hubs) or hubs < 0:
-        raise ValueError(f"hubs={hubs!r} is no number of tiles")
-    live = _band(tiles, window) | _hubs(tiles, [(0, hubs)] if hubs else [])
-    return _with_random(tiles, live, random, causal, heads, key)
+    draw = lambda key: patterns.bigbird(tiles.counts, window, hubs, random, causal=causal, key=key)
+    return _of(tiles, draw, random, heads, key)
 
 
 def longformer(
@@ -138,7 +148,7 @@ def longformer(
     Source: Beltagy, Peters and Cohan, "Longformer: the long-document transformer" (2020).
     """
     tiles = cut(M, N, block)
-    return _with_random(tiles, _band(tiles, window) | _hubs(tiles, hubs), 0, causal, 1, None)
+    return Layout(patterns.longformer(tiles.counts, window, hubs, causal=causal)[None], *parts(tiles))
 
 
 def variable(
@@ -180,70 +190,17 @@ def variable(
                  [1, 0, 0, 1, 1]]], dtype=torch.int32)
     """
     tiles = cut(M, N, block)
-    if not windows:
-        raise ValueError("windows=[] has no size to repeat")
-    for size in windows:
-        positive("each of windows", size)
-    ends = torch.tensor(windows).cumsum(0)
-
-    def owner(count: int) -> Tensor:
-        x = torch.arange(count)
-        return torch.where(
-            x < ends[-1], torch.bucketize(x, ends, right=True), len(ends) + (x - ends[-1]) // windows[-1]
-        )
-
-    i, j = map(owner, tiles.counts)
-    live = (i[:, None] == j)[None] | _hubs(tiles, hubs, rows=horizontal)
-    return _with_random(tiles, live, random, causal, heads, key)
+    draw = lambda key: patterns.variable(
+        tiles.counts, windows, hubs, random, causal=causal, horizontal=horizontal, key=key
+    )
+    return _of(tiles, draw, random, heads, key)
 
 
-# What they share; ``live`` is bool [H|1, I, J].
-
-
-def drawn(tiles: Tiling, counts: Tensor, heads: int, key: Tensor | None, allowed: Tensor | None = None) -> Tensor:
-    """``counts [I]`` tiles of each row, of those allowed, or all where these are fewer; one head after the other."""
+def _of(tiles: Tiling, draw: Callable[[Tensor | None], Tensor], random: int, heads: int, key: Tensor | None) -> Layout:
+    """The layout of a pattern; where something is random, each head draws its own."""
     positive("heads", heads)
-    if key is None:
-        raise KeyRequired("a random layout needs a key: pass key=random.key(seed)")
-    most = int(counts.max()) if len(counts) else 0
-    places = torch.arange(most) < counts[:, None]
-    live = torch.zeros(heads, *tiles.counts, dtype=torch.bool, device=key.device)
-    for h in range(heads):
-        score = draws.uniform(draws.fold_in(key, h), tiles.counts)
-        score = score if allowed is None else score.masked_fill(~allowed, -1)
-        live[h].scatter_(-1, score.topk(most).indices, places.to(key.device))
-    return live if allowed is None else live & allowed
-
-
-def _with_random(tiles: Tiling, live: Tensor, count: int, causal: bool, heads: int, key: Tensor | None) -> Layout:
-    if not is_integer(count) or count < 0:
-        raise ValueError(f"random={count!r} is no number of tiles")
-    allowed = past(tiles) if causal else None
-    rows, columns = tiles.counts
-    if count > columns:
-        raise ValueError(f"{count} random tiles are more than the {columns} of a row")
-    if count:
-        live = live | drawn(tiles, torch.full((rows,), count), heads, key, allowed)
-    live = live if allowed is None else live & allowed
-    return Layout(live.expand(heads, -1, -1), *parts(tiles))
-
-
-def _band(tiles: Tiling, window: int) -> Tensor:
-    positive("window", window)
-    if not window % 2:
-        raise ValueError(f"window={window} is even, so that no tile is in its middle")
-    i, j = (torch.arange(count) for count in tiles.counts)
-    return ((i[:, None] - j).abs() <= window // 2)[None]
-
-
-def _hubs(tiles: Tiling, hubs: Hubs, rows: bool = True) -> Tensor:
-    """The columns, and if ``rows`` the rows, of tiles and of ranges of them."""
-    down, along = tiles.counts
-    chosen = torch.zeros(max(down, along), dtype=torch.bool)
-    for hub in hubs:
-        start, end = hub if isinstance(hub, tuple) else (hub, hub + 1)
-        if not 0 <= start < end <= len(chosen):
-            raise ValueError(f"hub {hub} is not among the {len(chosen)} tiles")
-        chosen[start:end] = True
-    live = chosen[:along].expand(down, along)
-    return (live | chosen[:down, None] if rows else live)[None]
+    if not random or key is None:
+        live = draw(key).expand(heads, -1, -1)
+    else:
+        live = torch.stack([draw(draws.fold_in(key, h)) for h in range(heads)])
+    return Layout(live, *parts(tiles))

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from .. import patterns
 from .._core.errors import ShapeError
 from .._core.kinds import is_integer
 from .._core.tables import Bits, Tiling, pack
@@ -118,7 +119,7 @@ def fixed(
         block: 8, 16, 32, 64 or 128.
         window: in tokens, a multiple of block.
         verts: in how many ways heads choose their summaries: head h takes the (h mod verts)-th group of ``vertsize``
-            tiles from the end of each window, and in a short last window the last ones.
+            tiles from the end of each window, and for a short last window the last ones of all.
         vertsize: tiles in a summary; it divides a window's.
         heads: 1, or a multiple of verts.
         causal: without the future.
@@ -148,19 +149,11 @@ def fixed(
         raise ValueError(f"heads={heads} is not a multiple of verts={verts}")
     if causal and horizontal:
         raise ValueError("horizontal=True lets summaries see the future: write causal=False")
-    i, j = (torch.arange(count) for count in tiles.counts)
-    own = (i[:, None] // stride == j // stride)[None]
-    first = stride - (1 + torch.arange(verts)[:, None]) * vertsize  # of a summary, in its window
-
-    def sums_up(x: Tensor) -> Tensor:
-        start = (x // stride * stride + first).clamp(max=max(0, len(x) - vertsize))
-        return (x >= start) & (x < start + vertsize)
-
-    live = own | sums_up(j)[:, None, :]
-    if horizontal:
-        live = live | sums_up(i)[:, :, None]
-    live = live & past(tiles) if causal else live
-    return Layout(live.repeat(heads // verts, 1, 1), *parts(tiles))
+    each = [
+        patterns.fixed(tiles.counts, stride, vertsize, group, causal=causal, horizontal=horizontal)
+        for group in range(verts)
+    ]
+    return Layout(torch.stack(each).repeat(heads // verts, 1, 1), *parts(tiles))
 
 
 def from_mask(mask: Tensor, block: int) -> Layout:
@@ -213,12 +206,6 @@ def gaps(tiles: Tiling) -> tuple[Tensor, Tensor]:
     m, n = (torch.arange(count) * tiles.block for count in tiles.counts)
     last_m, last_n = ((x + tiles.block).clamp(max=end) - 1 for x, end in ((m, tiles.M), (n, tiles.N)))
     return m[:, None] - last_n, last_m[:, None] - n
-
-
-def past(tiles: Tiling) -> Tensor:
-    """The tiles on the diagonal and below."""
-    i, j = (torch.arange(count) for count in tiles.counts)
-    return i[:, None] >= j
 
 
 def positive(name: str, value: object) -> None:

@@ -4,32 +4,35 @@ The numbers are of tokens where the pattern is a mask, and of blocks where it be
 differ are patterns that are stacked: ``torch.stack([fixed(8, group=h % 2) for h in range(4)])``.
 """
 
-from collections.abc import Sequence
-from itertools import chain, repeat
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 
 from .. import random as keys
 from .._core.errors import KeyRequired, ShapeError
-from .sequence import causal_1d, local_1d
+from .._core.kinds import is_integer
+
+Length = int | tuple[int, int]
+Hubs = Iterable[int | tuple[int, int]]
 
 
 def fixed(
-    length: int, window: int = 4, summary: int = 1, group: int = 0, *, causal: bool = False, horizontal: bool = False
+    length: Length, window: int = 4, summary: int = 1, group: int = 0, *, causal: bool = False, horizontal: bool = False
 ) -> Tensor:
     """Each window sees itself, and all see the summary of each window, its last places (Child et al., 2019).
 
     Args:
-        length: of the sequence, in tokens or blocks.
-        window: places in a window; a last one that is shorter has its summary at the end of the sequence.
+        length: of the sequence, in tokens or blocks; or of queries and of keys.
+        window: places in a window; a last one that is shorter has its summary at the end of the sequence, be it
+            longer than that window.
         summary: places in a summary, which must divide ``window``.
         group: how many summaries to the left of the last the summary is, so that heads can differ.
         causal: whether the future is hidden.
         horizontal: whether summaries see all, too.
 
     Returns:
-        bool ``[length, length]``.
+        bool ``[length, length]``, or ``[queries, keys]``.
 
     Raises:
         ValueError: sizes that do not go together, or summaries that see all and no future.
@@ -46,20 +49,14 @@ def fixed(
     if not 0 <= group < window // summary:
         raise ValueError(f"group={group} must be one of the {window // summary} that a window has")
     _check_horizontal(causal, horizontal)
-    first = window - (1 + group) * summary
-    starts = [*range(first, length - length % window, window)]
-    if length % window:
-        starts.append(max(0, min(length - length % window + first, length - summary)))
-    seen = torch.zeros(length, dtype=torch.bool)
-    for start in starts:
-        seen[start : start + summary] = True
-    return _whole(_windows(length, [window]), seen, causal, horizontal)
+    rows, columns = (_summaries(count, window, summary, group) for count in _sides(length))
+    return _whole(_windows(length, [window]), rows, columns, causal, horizontal)
 
 
 def variable(
-    length: int,
+    length: Length,
     windows: Sequence[int] = (4,),
-    hubs: Sequence[int] = (0,),
+    hubs: Hubs = (0,),
     random: int = 0,
     *,
     causal: bool = False,
@@ -69,16 +66,16 @@ def variable(
     """Windows of several sizes see themselves, all see the listed places, and each row some by chance.
 
     Args:
-        length: of the sequence, in tokens or blocks.
+        length: of the sequence, in tokens or blocks; or of queries and of keys.
         windows: their sizes; the last one goes on to the end.
-        hubs: the places that all see.
+        hubs: the places that all see; a pair is all from its first to before its second.
         random: how many places each row sees by chance; no more than it may see when ``causal``.
         causal: whether the future is hidden.
         horizontal: whether the listed places see all, too.
         key: what chance is drawn with; required when ``random`` > 0.
 
     Returns:
-        bool ``[length, length]``.
+        bool ``[length, length]``, or ``[queries, keys]``.
 
     Raises:
         ValueError: sizes that do not go together, or places that do not exist.
@@ -91,20 +88,20 @@ def variable(
                 [0, 1, 1, 1],
                 [0, 0, 0, 1]])
     """
-    if not windows or min(windows) < 1:
+    if not windows or not all(is_integer(size) and size >= 1 for size in windows):
         raise ValueError(f"windows={list(windows)} must be at least one size, each at least 1")
     _check_horizontal(causal, horizontal)
     local = _by_chance(_windows(length, windows), random, causal, key)
-    return _whole(local, _listed(length, hubs), causal, horizontal)
+    return _whole(local, *_listed(length, hubs), causal, horizontal)
 
 
 def bigbird(
-    length: int, window: int = 3, hubs: int = 1, random: int = 1, *, causal: bool = False, key: Tensor | None = None
+    length: Length, window: int = 3, hubs: int = 1, random: int = 1, *, causal: bool = False, key: Tensor | None = None
 ) -> Tensor:
     """Rows see their neighbours, the first places, and some by chance; the first see all (Zaheer et al., 2020).
 
     Args:
-        length: of the sequence, in tokens or blocks.
+        length: of the sequence, in tokens or blocks; or of queries and of keys.
         window: how many neighbours, oneself in their middle, so an odd number.
         hubs: how many first places see all and are seen by all.
         random: how many places each row sees by chance; no more than it may see when ``causal``.
@@ -112,7 +109,7 @@ def bigbird(
         key: what chance is drawn with; required when ``random`` > 0.
 
     Returns:
-        bool ``[length, length]``.
+        bool ``[length, length]``, or ``[queries, keys]``.
 
     Raises:
         ValueError: an even window, or more places than there are.
@@ -125,23 +122,23 @@ def bigbird(
                 [1, 1, 1, 1],
                 [1, 0, 1, 1]])
     """
-    if not 0 <= hubs <= length:
-        raise ValueError(f"hubs={hubs} must lie between 0 and length={length}")
-    local = _by_chance(local_1d(length, window), random, causal, key)
-    return _whole(local, _listed(length, range(hubs)), causal, True)
+    if not is_integer(hubs) or not 0 <= hubs <= max(_sides(length)):
+        raise ValueError(f"hubs={hubs} must lie between 0 and length={max(_sides(length))}")
+    local = _by_chance(_band(length, window), random, causal, key)
+    return _whole(local, *_listed(length, range(hubs)), causal, True)
 
 
-def longformer(length: int, window: int = 3, hubs: Sequence[int] = (0,), *, causal: bool = False) -> Tensor:
+def longformer(length: Length, window: int = 3, hubs: Hubs = (0,), *, causal: bool = False) -> Tensor:
     """Rows see their neighbours; the listed places see all and are seen by all (Beltagy et al., 2020).
 
     Args:
-        length: of the sequence, in tokens or blocks.
+        length: of the sequence, in tokens or blocks; or of queries and of keys.
         window: how many neighbours, oneself in their middle, so an odd number.
-        hubs: the places that see all.
+        hubs: the places that see all; a pair is all from its first to before its second.
         causal: whether the future is hidden.
 
     Returns:
-        bool ``[length, length]``.
+        bool ``[length, length]``, or ``[queries, keys]``.
 
     Raises:
         ValueError: an even window, or places that do not exist.
@@ -153,7 +150,7 @@ def longformer(length: int, window: int = 3, hubs: Sequence[int] = (0,), *, caus
                 [0, 1, 1, 1],
                 [1, 1, 1, 1]])
     """
-    return _whole(local_1d(length, window), _listed(length, hubs), causal, True)
+    return _whole(_band(length, window), *_listed(length, hubs), causal, True)
 
 
 def pool(mask: Tensor, block: int) -> Tensor:
@@ -228,11 +225,15 @@ def gather(x: Tensor, blocks: Tensor, block: int) -> Tensor:
     return tiles[..., blocks.bool(), :, :]
 
 
-def _whole(local: Tensor, seen: Tensor, causal: bool, horizontal: bool) -> Tensor:
-    """What is seen near by, and the places that all see, and that see all when ``horizontal``."""
-    seen = seen.to(local.device)
-    whole = local | seen | seen[:, None] if horizontal else local | seen
-    return whole & causal_1d(len(seen)).to(local.device) if causal else whole
+def _sides(length: Length) -> tuple[int, int]:
+    return length if isinstance(length, tuple) else (length, length)
+
+
+def _whole(local: Tensor, rows: Tensor, columns: Tensor, causal: bool, horizontal: bool) -> Tensor:
+    """What is seen near by, and the columns that all see, whose rows see all when ``horizontal``."""
+    whole = local | columns.to(local.device)
+    whole = whole | rows.to(local.device)[:, None] if horizontal else whole
+    return whole.tril() if causal else whole
 
 
 def _check_horizontal(causal: bool, horizontal: bool) -> None:
@@ -240,30 +241,56 @@ def _check_horizontal(causal: bool, horizontal: bool) -> None:
         raise ValueError("horizontal=True lets places see all, which causal=True hides: choose one")
 
 
-def _windows(length: int, sizes: Sequence[int]) -> Tensor:
+def _band(length: Length, window: int) -> Tensor:
+    if not is_integer(window) or window < 1 or window % 2 == 0:
+        raise ValueError(f"window={window} has no middle: it must be an odd number of places")
+    m, n = map(torch.arange, _sides(length))
+    return (m[:, None] - n).abs() <= window // 2
+
+
+def _windows(length: Length, sizes: Sequence[int]) -> Tensor:
     """One window after the other, the last size again and again."""
-    counted = chain.from_iterable(repeat(i, size) for i, size in enumerate(chain(sizes, repeat(sizes[-1], length))))
-    own = torch.tensor([i for i, _ in zip(counted, range(length), strict=False)])
-    return own[:, None] == own
+    ends = torch.tensor(sizes).cumsum(0)
+
+    def owner(count: int) -> Tensor:
+        x = torch.arange(count)
+        later = len(ends) + (x - ends[-1]) // sizes[-1]
+        return torch.where(x < ends[-1], torch.bucketize(x, ends, right=True), later)
+
+    m, n = map(owner, _sides(length))
+    return m[:, None] == n
 
 
-def _listed(length: int, hubs: Sequence[int]) -> Tensor:
-    if strange := [hub for hub in hubs if not 0 <= hub < length]:
-        raise ValueError(f"hubs {strange} are not among the {length} places from 0 on")
-    seen = torch.zeros(length, dtype=torch.bool)
-    seen[list(hubs)] = True
+def _summaries(count: int, window: int, summary: int, group: int) -> Tensor:
+    """The places of every window's summary, which ends with the sequence where the window is too short for it."""
+    starts = torch.arange(0, count, window) + window - (1 + group) * summary
+    places = starts.clamp(max=max(0, count - summary))[:, None] + torch.arange(summary)
+    seen = torch.zeros(count, dtype=torch.bool)
+    seen[places[places < count]] = True
     return seen
+
+
+def _listed(length: Length, hubs: Hubs) -> tuple[Tensor, Tensor]:
+    """The rows and the columns of places and of ranges of them."""
+    rows, columns = _sides(length)
+    seen = torch.zeros(max(rows, columns), dtype=torch.bool)
+    for hub in hubs:
+        first, end = hub if isinstance(hub, tuple) else (hub, hub + 1)
+        if not 0 <= first < end <= len(seen):
+            raise ValueError(f"hub {hub} is not among the {len(seen)} places from 0 on")
+        seen[first:end] = True
+    return seen[:rows], seen[:columns]
 
 
 def _by_chance(local: Tensor, count: int, causal: bool, key: Tensor | None) -> Tensor:
     """With ``count`` different places per row, or all that a row may see where they are fewer; where the key is."""
-    length = len(local)
     if not count:
         return local
-    if not 0 < count <= length:
-        raise ValueError(f"random={count} must lie between 0 and length={length}")
+    if not is_integer(count) or not 0 < count <= local.shape[-1]:
+        raise ValueError(f"random={count} must lie between 0 and length={local.shape[-1]}")
     if key is None:
         raise KeyRequired(f"random={count} draws places by chance, which needs a key: pass key=random.key(seed)")
-    allowed = (causal_1d(length) if causal else torch.ones(length, length, dtype=torch.bool)).to(key.device)
-    score = torch.where(allowed, keys.uniform(key, (length, length)), -1.0)
+    allowed = torch.ones_like(local, device=key.device)
+    allowed = allowed.tril() if causal else allowed
+    score = torch.where(allowed, keys.uniform(key, tuple(local.shape)), -1.0)
     return local.to(key.device) | torch.zeros_like(allowed).scatter(1, score.topk(count).indices, True) & allowed
