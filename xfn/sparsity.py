@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ._core import choice, csr
+from ._core.choice import Census
 from ._core.csr import Tables
 from ._core.errors import ShapeError
 from ._core.kinds import check_tensors, is_integer
@@ -134,16 +135,20 @@ class Csr:
 
 @dataclass(frozen=True)
 class Explanation:
-    """Which kernels a mask takes, and why; dense tiles cost 1. ``str`` of it is a sentence."""
+    """Which of dense tiles, block tiles and entries a mask takes, and why; dense tiles cost 1. ``block`` is the size of
+    block tiles that is cheapest, of which the part ``tiles`` is live. ``str`` of it is a sentence."""
 
     takes: str
     density: float
+    block: int
+    tiles: float
     costs: Mapping[str, float]
     why: str
 
     def __str__(self) -> str:
         prices = ", ".join(f"{way} {cost:.2f}" for way, cost in self.costs.items())
-        return f"{self.takes}: {self.density:.1%} of the coefficients exist; {self.why} (costs: {prices})"
+        exist = f"{self.density:.1%} of the coefficients exist, in {self.tiles:.1%} of the tiles of {self.block}"
+        return f"{self.takes}: {exist}; {self.why} (costs: {prices})"
 
 
 def explain(mask: Tensor, shared: int = 8, device: str | None = None) -> Explanation:
@@ -164,23 +169,27 @@ def explain(mask: Tensor, shared: int = 8, device: str | None = None) -> Explana
     Example:
         >>> explain(torch.eye(512, dtype=torch.bool)).takes
         'entries'
+        >>> print(explain(torch.eye(8, dtype=torch.bool).repeat_interleave(64, 0).repeat_interleave(64, 1)))
+        block tiles: 12.5% of the coefficients exist, in 12.5% of the tiles of 64; ...
     """
     _check_mask(mask)
     M, N = mask.shape[-2:]
     where = mask.device.type if device is None else torch.device(device).type
-    density = float(mask.sum()) / mask.numel() if mask.numel() else 0.0
-    costs = choice.costs(where, density, shared)
-    takes = choice.choose(where, M, N, density, shared)
+    found = Census.of(mask.reshape(math.prod(mask.shape[:-2]), M, N))
+    way, block, costs = choice.choose(where, found, shared)
     best = min(costs, key=lambda way: costs[way])
     if M * N < choice.LEAST:
         why = f"M · N = {M * N} is too small to be looked at: that begins at {choice.LEAST}"
     elif where not in choice.PRICES:
-        why = f"on {where} a mask is not counted, which would wait for the device: write sparse_attention(csr, q, k, v)"
-    elif takes == best != choice.DENSE:
+        why = (
+            f"on {where} a mask is not counted, which would wait for the device: write "
+            "sparse_attention(csr, q, k, v) or blocksparse_attention(layout, q, k, v)"
+        )
+    elif way == best != choice.DENSE:
         why = f"that is {1 / costs[best]:.1f} times faster than dense tiles, by the account"
     else:
-        why = f"nothing else is {choice.MARGIN:g} times faster"
-    return Explanation(takes, density, costs, why)
+        why = f"nothing else is {choice.PRICES[where].margin:g} times faster"
+    return Explanation(way, found.density, block, found.tiles(block), costs, why)
 
 
 def _check_mask(mask: Tensor) -> None:

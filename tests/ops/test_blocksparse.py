@@ -14,7 +14,7 @@ from xfn import ShapeError, bias, layout, random
 from xfn.layout import Layout
 from xfn.ops.blocksparse import BLOCKSPARSE
 
-from ..cases import agree, complete
+from ..cases import agree, complete, error
 from ..transforms import loss
 
 BACKENDS = complete(BLOCKSPARSE)
@@ -59,6 +59,34 @@ def draw(*lead: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, ...]:
 def seen(f: Callable[..., Any]) -> Callable[..., tuple[Tensor, ...]]:
     """The outputs with zeros where lse is −∞."""
     return lambda *x: tuple(torch.where(y == -torch.inf, 0, y) for y in f(*x))
+
+
+FEW: dict[str, Callable[[int, int], Layout]] = {
+    "dense": lambda M, N: layout.dense(M, N, block=64),
+    "small": lambda M, N: layout.random(M, N, block=8, density=0.1, key=KEY),
+    "large": lambda M, N: layout.random(M, N, block=128, density=0.4, key=KEY),
+    "heads": lambda M, N: layout.random(M, N, block=32, density=0.2, heads=H, key=KEY),
+    "bits": lambda M, N: layout.from_mask(random.bernoulli(KEY, 0.001, (M, N)), block=16),
+    "some bits": lambda M, N: layout.causal(M, N, block=64) | layout.strided(M, N, block=64, stride=300),
+    "masks": lambda M, N: layout.from_mask(random.bernoulli(KEY, 0.01, (H, M, N)), block=8),
+    "nothing": lambda M, N: ~layout.dense(M, N, block=16),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("M", "N"), [(1, 2503), (3, 70), (8, 700)])
+@pytest.mark.parametrize("name", FEW)
+def test_few_queries_see_what_many_do(name: str, M: int, N: int, dtype: torch.dtype) -> None:
+    """Also under what else hides, or is added, or drops; the tolerance is that of the reference in the dtype."""
+    made = FEW[name](M, N)
+    x = [torch.randn(2, n, h, 32).to(dtype) for n, h in ((M, H), (N, 2), (N, 2))]
+    exact = [t.double() for t in x]
+    for other in (bias.span(5, N - 9), bias.alibi(torch.full((H,), 0.01))):
+        more: dict[str, Any] = {"p": 0.2, "key": random.key(1)}
+        want = xfn.attention(*exact, other & bias.dense(made.to_mask()), **more, backend="reference")
+        rough = xfn.attention(*x, other & bias.dense(made.to_mask()), **more, backend="reference")
+        got = xfn.blocksparse_attention(made, *x, other, **more)
+        assert error(got, want) <= 3 * error(rough, want) + 32 * torch.finfo(dtype).eps
 
 
 @backends

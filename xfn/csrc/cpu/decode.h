@@ -22,9 +22,10 @@ template <class Kind> struct Split {
   static Split of(const Problem& p) {
     const long R = p.H / p.G * p.M, size = sizeof(typename Kind::T);
     Split s;
-    if (!R || R > FEW || p.layout.live) return s;
-    const bool beside = p.x.k.head <= p.x.k.length;
-    s.heads = beside ? std::clamp<long>(std::min(PAGE / (p.K * size), ROWS / R), 1, p.G) : 1;
+    if (!R || R > FEW) return s;
+    const bool beside = p.x.k.head <= p.x.k.length && !p.layout.head;  // heads with tiles of their own go one by one
+    const long rows = p.layout.live ? LANES : ROWS;
+    s.heads = beside ? std::clamp<long>(std::min(PAGE / (p.K * size), rows / R), 1, p.G) : 1;
     s.blocks = (p.G + s.heads - 1) / s.heads, s.width = up(p.V, L<S> * Kind::PAIR);
     const long key = s.heads * (p.K + p.V) * size, part = s.heads * R * s.part() * sizeof(S);
     const long most = std::max<long>(1, TASKS / std::max<long>(1, p.B * s.blocks));
@@ -54,6 +55,7 @@ template <class Kind> struct Decode {
   const S c;
   long b = 0, g0 = 0, heads = 0;
   S *q = nullptr, *o = nullptr, *s = nullptr, *top = nullptr, *sum = nullptr;  // of each row: words, and vectors
+  Lines lines;                                                                 // of a layout
 
   explicit Decode(const Problem& p)
       : p(p),
@@ -85,8 +87,8 @@ template <class Kind> struct Decode {
       for (long f = 0; f < p.K; f += N) store(q + i * wk + f / Kind::PAIR, Kind::words(from + f, (int)(p.K - f)));
     }
     std::memset(o, 0, rows * wv * sizeof(S));
-    for (long n = first / STEP * STEP; n < last; n += BLOCK) {
-      const long count = std::min(BLOCK, last - n);
+    if (p.layout.live) set_lines(rows);
+    for (long n = first / STEP * STEP, count; (count = next(n, last)) > 0; n += count) {
       cached ? scores<false>(n, count) : scores<true>(n, count);
       for (long i = 0; i < rows; i++) soften(i, n, count, lo[i] - n, hi[i] - n);
       cached ? mix<false>(n, count) : mix<true>(n, count);
@@ -134,6 +136,30 @@ template <class Kind> struct Decode {
   }
   const T* at(const Sequence& t, long g, long n) const {
     return (const T*)t.data + t.batch[b] + (g0 + g) * t.head + n * t.length;
+  }
+  void set_lines(long rows) {
+    int m[LANES], h[LANES];
+    for (long i = 0; i < LANES; i++) m[i] = (int)query(std::min(i, rows - 1)), h[i] = (int)head(std::min(i, rows - 1));
+    lines.set(p.layout, b, m, h);
+  }
+  // How many keys come together, of a layout from the next one on that is live in any row.
+  long next(long& n, long last) const {
+    const Layout& y = p.layout;
+    if (!y.live) return std::min(BLOCK, last - n);
+    long column = lines.seek(n >> y.shift, y.columns);
+    n = std::max(n, column * y.size);
+    const long end = std::min(n + BLOCK, last);
+    while (column < y.columns && column * y.size < end && lines.any(column)) column++;
+    return std::min(column * y.size, end) - n;
+  }
+  // −∞ where a layout does not show row i one of the keys n + [0, count).
+  void hide(long i, long n, long count, S* row) const {
+    const long step = std::min<long>(STEP, p.layout.size), all = (1l << step) - 1;
+    for (long j = 0; j < count; j += step) {
+      const long seen = lines.bits(p.layout, b, (int)i, (int)query(i), n + j) & all;
+      for (long u = 0; seen != all && u < step; u++)
+        if (!(seen >> u & 1)) row[j + u] = -infinity<S>;
+    }
   }
   static long far(const Sequence& t) {
     return std::clamp<long>(FAR / std::max<long>(1, t.length * sizeof(T)), GROUP, 1024) * t.length;
@@ -190,6 +216,7 @@ template <class Kind> struct Decode {
   void soften(long i, long n, long count, long from, long to) {
     S* const row = s + i * BLOCK;
     if (biased) add(i, n, count, row);
+    if (p.layout.index || lines.count > 1) hide(i, n, count, row);
     Vec<I> lanes;
     for (int u = 0; u < J; u++) lanes[u] = u;
     const Vec<S> old = load(top + i * J);

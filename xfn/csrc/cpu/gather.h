@@ -106,11 +106,12 @@ template <class Kind> struct Gathered {
   static Gathered of(const Features& t, long b, long head, long count, long features, bool often, Arena& arena) {
     Gathered g;
     const long width = Gathered::width(features);
-    T* packed = arena.take<T>(t.data ? count * width : 0);
+    const bool together = t.length == features && width == features;  // as they lie
+    T* packed = arena.take<T>(t.data && !together ? count * width : 0);
     if (!t.data || !arena.front) return g;
     const T* from = (const T*)t.data + b * t.batch + head * t.head;
     g.vectors = (features + L<S> - 1) / L<S>, g.words = width / WORDS;
-    if (width == features && (t.length == features || !often)) {
+    if (together || (width == features && !often)) {
       g.rows = from, g.step = t.length;
       return g;
     }

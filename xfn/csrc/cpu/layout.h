@@ -9,13 +9,13 @@ struct Lines {
     const int32_t* index;
     bool full(long column) const { return live[column] && !(index && index[column] >= 0); }
   } all[LANES];
-  int count, of[LANES];  // lines, and the one that each lane is in
+  int count = 0, of[LANES];  // lines, and the one that each lane is in
 
   void set(const Layout& y, long b, const int* m, const int* h) {
     count = 0;
     for (int i = 0; i < LANES; i++) {
       const int row = m[i] >> y.shift;
-      if (i == 0 || row != m[i - 1] >> y.shift || h[i] != h[i - 1])
+      if (i == 0 || row != m[i - 1] >> y.shift || (y.head && h[i] != h[i - 1]))
         all[count++] = {y.live + y.batch[b] + h[i] * y.head + row * y.row,
                         y.index ? y.index + y.index_batch[b] + h[i] * y.index_head + row * y.index_row : nullptr};
       of[i] = count - 1;

@@ -93,35 +93,38 @@ INLINE void finish(const S* o, S times, long features, T* to, long step, long le
 
 template <class Kind> size_t attend(const SparseProblem& p, int64_t task, Arena arena) {
   typedef typename Kind::S S;
-  constexpr long FEW = 4;  // rows side by side, for what a row waits for is long
+  // Rows side by side: so many that keys, and then values, stay in the nearest caches for a while.
+  constexpr long MOST = 64, ROOM = 1 << 15;
+  const long line = up(p.longest + L<S>, L<S>), side = std::clamp<long>(ROOM / line, 4, MOST);
   const long R = p.H / p.G, wk = up(p.K, Gathered<Kind>::WORDS) / Kind::PAIR, wv = up(p.V, L<S>);
   const Share at = Share::of(p, task, p.G, p.M);
-  S *q = arena.take<S>(wk), *o = arena.take<S>(wv), *s[FEW], *d = p.key ? line_of<S>(p, arena) : nullptr;
-  for (S*& line : s) line = line_of<S>(p, arena);
+  S *q = arena.take<S>(wk), *o = arena.take<S>(wv), *lines = arena.take<S>(side * line),
+    *d = p.key ? arena.take<S>(line) : nullptr;
   const bool often = arena.front && Entries::of(p.rows, at.b, at.g * R).often(at.first, at.last, p.N);
   const auto k = Gathered<Kind>::of(p.k, at.b, at.g, p.N, p.K, often, arena);
   const auto v = Gathered<Kind>::of(p.v, at.b, at.g, p.N, p.V, often, arena);
   if (!arena.front) return arena.used;
   for (long h = at.g * R; h < (at.g + 1) * R; h++) {
     const Entries e = Entries::of(p.rows, at.b, h);
-    for (long first = at.first; first < at.last; first += FEW) {
-      const long rows = std::min(FEW, at.last - first);
-      S top[FEW + L<S>] = {}, sum[FEW + L<S>] = {};
+    for (long first = at.first; first < at.last; first += side) {
+      const long rows = std::min(side, at.last - first);
+      S top[MOST + L<S>] = {}, sum[MOST + L<S>] = {};
       for (long i = 0; i < rows; i++) {
         Gathered<Kind>::pack(p.q, at.b, h, first + i, at.last, p.K, q);
-        k.dot(q, e.places + e.begin(first + i), e.count(first + i), s[i]);
+        k.dot(q, e.places + e.begin(first + i), e.count(first + i), lines + i * line);
       }
       for (long i = 0; i < rows; i++)
-        std::tie(top[i], sum[i]) = soften<Kind>(s[i], e.count(first + i), (S)(p.scale * LOG2E));
+        std::tie(top[i], sum[i]) = soften<Kind>(lines + i * line, e.count(first + i), (S)(p.scale * LOG2E));
       for (long i = 0; i < rows; i++) {
         const long m = first + i, n = e.count(m);
         const int32_t* index = e.places + e.begin(m);
+        S* const s = lines + i * line;
         if (d) {
           kept<S>(p, at.b, h, n, [&](long) { return m; }, [&](long j) { return index[j]; }, d);
-          for (long j = 0; j < n; j++) s[i][j] *= d[j];
+          for (long j = 0; j < n; j++) s[j] *= d[j];
         }
         std::memset(o, 0, wv * sizeof(S));
-        v.add(s[i], index, n, o);
+        v.add(s, index, n, o);
         finish<Kind>(o, sum[i] == 0 ? (S)0 : 1 / sum[i], p.V,
                      (typename Kind::T*)p.result + ((at.b * p.M + m) * p.H + h) * p.V, p.H * p.V, at.last - 1 - m);
       }

@@ -4,24 +4,22 @@ Zero times NaN is NaN, so a key or a query that is not finite would pass a mask.
 then the call is made again, with zeros in its place, and with marks: NaNs that are added to the logits of those it
 meets, and that a mask hides as it hides all else.
 
-Of a boolean mask that is sparse enough, value and gradient take the entries alone. Tangents and what is of second order
-walk dense tiles, in less memory.
+A boolean mask is looked at first: see mask.py.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..._core.choice import ENTRIES, LEAST, choose
+from ..._core.choice import ENTRIES
 from ..._core.dispatch import Call
 from ..._core.kinds import FLOATS, broken, wide
 from ..._core.philox import threshold
-from ..._core.shapes import broadcast
 from . import sparse_attention
 from .library import isa
+from .mask import Counted, counted
 
 Maybe = Tensor | None
 Group = Sequence[Maybe]
@@ -33,7 +31,6 @@ BARE, BARE_BACKWARD, FORWARD, BACKWARD, JVP, HVP, JVP2 = (
     getattr(torch.ops.xfn_cpu, f"attention_{member}").default
     for member in ("bare", "bare_backward", "forward", "backward", "jvp", "hvp", "jvp2")
 )
-COUNT, FILL = torch.ops.xfn_cpu.mask_count.default, torch.ops.xfn_cpu.mask_fill.default
 
 
 def supports(call: Call) -> list[str]:
@@ -55,8 +52,10 @@ def certain(device: str, given: tuple[str, ...]) -> bool:
 def forward(x: Group, c: Group, *, p: float, scale: float, block: float = 0.0) -> Sequence[Tensor]:
     if not block and _bare(x, c):
         return BARE(x[0], x[1], x[2], scale)  # type: ignore[no-any-return]
-    if not block and (tables := _entries(x, c, both=False)) is not None:
-        return sparse_attention.forward(x[:3], (*tables, c[2]), p=p, scale=scale)
+    found = None if block else counted(x, c, entries=True)
+    if found is not None and found.choice.way == ENTRIES:
+        return sparse_attention.forward(x[:3], (*found.entries(by_column=False), c[2]), p=p, scale=scale)
+    [x], c, block = _tiled(found, [x], c, block)
     numbers = _numbers(c, p, scale, block)
     call = lambda x, y, marks: FORWARD(*_wide(x[0], x[0]), *_given(c, marks), *numbers)
     return _run(call, c, [x], [])
@@ -68,9 +67,11 @@ def backward(
     if not block and _bare(x, c):
         *grads, whole = BARE_BACKWARD(x[0], x[1], x[2], *y, *dy, scale, needs[0] | needs[1] << 1 | needs[2] << 2)
         return [*grads, None, None] if whole else _fit(grads, x, needs)
-    if not block and (tables := _entries(x, c, both=True)) is not None:
-        grads = sparse_attention.backward(x[:3], (*tables, c[2]), y, dy, needs[:3], p=p, scale=scale)
-        return [*grads, None, None]
+    found = None if block else counted(x, c, entries=True)
+    if found is not None and found.choice.way == ENTRIES:
+        tables = found.entries(by_column=True)
+        return [*sparse_attention.backward(x[:3], (*tables, c[2]), y, dy, needs[:3], p=p, scale=scale), None, None]
+    [x], c, block = _tiled(found, [x], c, block)
 
     def call(xs: Groups, ys: Groups, marks: Group) -> Results:
         args = (*_wide(xs[0], xs[0]), *_given(c, marks), *ys[0], *ys[1], *_numbers(c, p, scale, block), _bits(needs))
@@ -80,6 +81,8 @@ def backward(
 
 
 def jvp(x: Group, c: Group, y: Group, tx: Group, *, p: float, scale: float, block: float = 0.0) -> Sequence[Tensor]:
+    [x, tx], c, block = _tiled(None if block else counted(x, c), [x, tx], c, block)
+
     def call(xs: Groups, ys: Groups, marks: Group) -> Results:
         args = (*_wide(xs[0], xs[0]), *_given(c, marks), *ys[0], *_wide(xs[1], xs[0]), *_numbers(c, p, scale, block))
         return JVP(*args)  # type: ignore[no-any-return]
@@ -91,6 +94,8 @@ def hvp(
     x: Group, c: Group, y: Group, ty: Group, dy: Group, tx: Group, tdy: Group, needs: Sequence[bool],
     *, p: float, scale: float, block: float = 0.0,
 ) -> list[Maybe]:  # fmt: skip
+    [x, tx], c, block = _tiled(None if block else counted(x, c), [x, tx], c, block)
+
     def call(xs: Groups, ys: Groups, marks: Group) -> Results:
         y, ty, dy, tdy = ys
         args = (*_wide(xs[0], xs[0]), *_given(c, marks), *y, *ty, *dy, *_wide(xs[1], xs[0]), *tdy)
@@ -103,6 +108,8 @@ def jvp2(
     x: Group, c: Group, y: Group, uy: Group, wy: Group, ux: Group, wx: Group,
     *, p: float, scale: float, block: float = 0.0,
 ) -> Sequence[Tensor]:  # fmt: skip
+    [x, ux, wx], c, block = _tiled(None if block else counted(x, c), [x, ux, wx], c, block)
+
     def call(xs: Groups, ys: Groups, marks: Group) -> Results:
         tangents = (*_wide(xs[1], xs[0]), *_wide(xs[2], xs[0]))
         args = (
@@ -117,26 +124,11 @@ def jvp2(
     return _run(call, c, [x, ux, wx], [y, uy, wy])
 
 
-def _entries(x: Group, c: Group, both: bool) -> list[Maybe] | None:
-    """The tables of a mask, by column too where both are asked for, if it pays to walk its entries alone."""
-    q, k, _, mask, slopes = x
-    assert q is not None
-    assert k is not None
-    if mask is None or mask.dtype != torch.bool or slopes is not None or c[0] is not None or c[1] is not None:
-        return None
-    M, N = mask.shape[-2:]
-    if M * N < LEAST or q.shape[-3] != M or k.shape[-3] != N or not mask.numel() or M * N >= 1 << 31:
-        return None
-    lead, flat = mask.shape[:-2], mask.reshape(-1, M, N)
-    flat = flat if flat.stride(-1) == 1 else flat.contiguous()
-    ends = COUNT(flat)
-    counts = ends[:, -1].tolist()
-    examples = math.prod(broadcast(tuple(t.shape[:-3]) for t in (q, k, mask)))
-    shared = examples * q.shape[-2] // len(flat)
-    if choose("cpu", M, N, sum(counts) / mask.numel(), shared) != ENTRIES:
-        return None
-    tables = (ends, *FILL(flat, ends, max(counts), both))
-    return [*(t.view(*lead, t.shape[-1]) if len(t) else None for t in tables), None]
+def _tiled(found: Counted | None, xs: Groups, c: Group, block: float) -> tuple[Groups, Group, float]:
+    """x and its tangents, and the constants, with a layout in place of a mask that takes block tiles."""
+    if found is None:
+        return xs, c, block
+    return [[*x[:3], None, x[4]] for x in xs], (*c[:3], *found.layout()), found.choice.block
 
 
 def _bare(x: Group, c: Group) -> bool:
