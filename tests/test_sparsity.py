@@ -248,7 +248,7 @@ def test_the_choice_is_explained_and_kept(name: str, monkeypatch: pytest.MonkeyP
     )
     (M, N), half = mask.shape[-2:], torch.bfloat16
     q, k = torch.randn(M, 8, 8, dtype=half, requires_grad=True), torch.randn(N, 8, 8, dtype=half)
-    xfn.attention(q, k, k, mask).sum().backward()  # type: ignore[no-untyped-call]
+    xfn.attention(q, k, k, mask).sum().backward()
     count = {"dense tiles": 0, "entries": int(mask.sum()), "block tiles": int(pool(mask, told.block).sum())}[takes]
     assert seen == [(takes, count)] * (2 * (count > 0))
 
