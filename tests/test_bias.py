@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, func
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as tree
 
 import xfn
 from xfn import ShapeError, bias
+from xfn._core import terms
 from xfn.bias import Bias
 
 M, N, H = 6, 8, 2
@@ -130,6 +132,27 @@ def test_a_bias_goes_through_grad_and_compile() -> None:
     )(b)
     torch.testing.assert_close(slope.terms[1].tensor, want)
     torch.testing.assert_close(torch.compile(f, fullgraph=True)(made), f(made))
+
+
+@pytest.mark.parametrize(
+    "within",
+    [torch.inference_mode, FakeTensorMode, lambda: torch.device("meta"), lambda: torch.autocast("cpu", torch.bfloat16)],
+)
+@pytest.mark.parametrize("transform", [lambda f: f, func.vmap, func.grad, lambda f: torch.compile(f, backend="eager")])
+def test_what_is_kept_of_a_call_serves_every_other(within: Any, transform: Any) -> None:
+    """Bounds that were made within a mode or a transform would be tensors of its own."""
+    terms._kept.cache_clear()
+    attend = lambda q, backend=None: xfn.attention(q, q, q, bias.local(2, 0), backend=backend).square().sum()
+    x = torch.randn(3, 5, 2, 4)
+    with within():
+        transform(attend)(torch.zeros(3, 5, 2, 4))
+    for _ in range(2):
+        torch.testing.assert_close(func.grad(attend)(x), func.grad(lambda x: attend(x, "reference"))(x))
+        q = x.clone().requires_grad_()
+        torch.testing.assert_close(*(torch.autograd.grad(attend(q, backend), q) for backend in (None, "reference")))
+    kept = terms._kept(((2, 0, "top-left"),), 5, 5)
+    assert terms._kept.cache_info().hits > 1
+    torch.testing.assert_close([kept.lo, kept.hi], [torch.tensor([0, 0, 0, 1, 2]), torch.arange(1, 6)])
 
 
 def test_packing() -> None:

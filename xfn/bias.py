@@ -67,6 +67,10 @@ class Bias:
         """The normal form for M queries and N keys: every bound lies in [0, N]."""
         return terms.resolve(self.terms, M, N, device)
 
+    def kept(self, M: int, N: int) -> Resolved | None:
+        """As :meth:`resolve` on a CPU, from a cache, and not to be written to; None where there is more than bands."""
+        return terms.kept(self.terms, M, N)
+
     def materialize(
         self, M: int, N: int, dtype: torch.dtype = torch.float32, device: torch.device | None = None
     ) -> Tensor:

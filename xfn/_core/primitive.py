@@ -81,12 +81,14 @@ class Primitive:
         numbers = (*(options[o] for o in self.options), backend)
         return self.forward(operands[:count], operands[count:], options=numbers)  # type: ignore[return-value]
 
-    def direct(self, *x: Tensor, **options: float) -> Outs:
-        """As ``bind``, of the operands that are required, where it is known that the call is ``plain``."""
-        groups = ((*x, *self.absent), self.constants)
+    def direct(self, x: Sequence[Tensor], c: Grads | None = None, **options: float) -> Outs:
+        """As ``bind``, of the operands that are required and the constants, if any, where the call is ``plain``."""
+        given, groups = self.required, ((*x, *self.absent), self.constants if c is None else c)
         if OVERRIDE is not None:
             return self.bind(*groups[0], *groups[1], backend=None, **options)
-        return self.forward.short(groups, options, None, (), self.required, records(x))  # type: ignore[return-value]
+        if c is not None:
+            given += tuple([o.name for o, t in zip(self.signature.constants, c, strict=True) if t is not None])
+        return self.forward.short(groups, options, None, (), given, records(x))  # type: ignore[return-value]
 
     # The table above. `needs` of a vjp: which inputs want a gradient, in groups; of a jvp: which gradients the op
     # itself returns.

@@ -6,7 +6,7 @@ slopes                -slopes[h] · |m − n| is added                          
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import reduce
+from functools import lru_cache, reduce
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -205,6 +205,24 @@ def resolve(terms: Sequence[Term], M: int, N: int, device: torch.device | None) 
         _fold(_add, (p.dense for p in parts)),
         _fold(_add, (p.slopes for p in parts)),
     )
+
+
+KEPT = 8192
+"""Queries of the longest bounds that are kept; a call of more takes so long that theirs are made in no time."""
+
+
+def kept(terms: Sequence[Term], M: int, N: int) -> Resolved | None:
+    """The normal form on a CPU, made once for all calls, where numbers alone tell it, as they do of bands."""
+    bands = [t for t in terms if type(t) is Band]
+    if M > KEPT or len(bands) < len(terms):
+        return None
+    return _kept(tuple([(t.left, t.right, t.corner) for t in bands]), M, N)
+
+
+@lru_cache(maxsize=64)
+def _kept(bands: tuple[tuple[int | None, int | None, Corner], ...], M: int, N: int) -> Resolved:
+    with torch.inference_mode(False):  # what is made in that mode can be saved for no backward
+        return resolve([Band(*band) for band in bands], M, N, torch.device("cpu"))
 
 
 def reach(name: str, value: int) -> int:

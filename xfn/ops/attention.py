@@ -112,10 +112,12 @@ def attention_with_lse(
         >>> lse.shape
         torch.Size([4, 5])
     """
-    absent = bias is None and key is None and scale is None and backend is None
+    absent = key is None and scale is None and backend is None
     bare = absent and type(p) is float and p == 0 and plain((q, k, v))
     if bare and _fit(q.shape, k.shape, v.shape, q.dtype, k.dtype, v.dtype, q.device, k.device, v.device):
-        return ATTENTION.direct(q, k, v, p=0.0, scale=q.shape[-1] ** -0.5)  # type: ignore[return-value]
+        bounds = None if bias is None else _bounds(bias, q, k)
+        if bias is None or bounds is not None:
+            return ATTENTION.direct((q, k, v), bounds, p=0.0, scale=q.shape[-1] ** -0.5)  # type: ignore[return-value]
     operands, options = checked(q, k, v, bias, p, scale, key)
     return ATTENTION.bind(*operands, **options, backend=backend)  # type: ignore[return-value]
 
@@ -126,6 +128,12 @@ def _fit(q: Shape, k: Shape, v: Shape, *kinds: Any) -> bool:
     alike = len(set(kinds)) == 2 and kinds[0] in FLOATS and kinds[-1].type != "meta"
     meet = len(q) == len(k) >= 3 and (*q[:-3], *k[-3:-1], q[-1]) == k and (*k[:-1], v[-1]) == v
     return alike and meet and all((q[-1], *v[-2:])) and not q[-2] % k[-2]
+
+
+def _bounds(bias: Bias | Tensor, q: Tensor, k: Tensor) -> tuple[Tensor | None, ...] | None:
+    """The constants of a bias that is kept; on a CPU, for elsewhere tensors belong to a stream or to a graph."""
+    kept = bias.kept(q.shape[-3], k.shape[-3]) if type(bias) is Bias and q.is_cpu else None
+    return None if kept is None else (kept.lo, kept.hi, None)
 
 
 def reference(

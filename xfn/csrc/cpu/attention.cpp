@@ -379,20 +379,20 @@ Pair jvp2(OPERANDS, OUTPUTS(), OUTPUTS(u_), OUTPUTS(w_), TANGENT(u_), TANGENT(w_
   return outward(call, xfn::Member::jvp2);
 }
 
-// The same two with nothing but q, k and v, for half the time of a short call goes to its arguments; and whether all
-// three gradients are needed, and in their operands' shapes.
-std::tuple<Tensor, Tensor> bare(const Tensor& q, const Tensor& k, const Tensor& v, double scale) {
+// The same two with nothing but q, k, v and bounds, for half the time of a short call goes to its arguments; and whether
+// all three gradients are needed, and in their operands' shapes.
+Pair bare(const Tensor& q, const Tensor& k, const Tensor& v, const Maybe& lo, const Maybe& hi, double scale) {
   const Maybe none;
-  auto [out, lse, _] = forward(q, k, v, none, none, none, none, none, none, none, none, none, none, scale, 0, 0);
-  return {out, lse};
+  return forward(q, k, v, none, none, lo, hi, none, none, none, none, none, none, scale, 0, 0);
 }
-std::tuple<Tensor, Tensor, Tensor, bool> bare_backward(const Tensor& q, const Tensor& k, const Tensor& v, OUTPUTS(),
-                                                       COTANGENT(d_), double scale, int64_t need) {
+std::tuple<Tensor, Tensor, Tensor, bool, bool> bare_backward(const Tensor& q, const Tensor& k, const Tensor& v,
+                                                             const Maybe& lo, const Maybe& hi, OUTPUTS(), COTANGENT(d_),
+                                                             double scale, int64_t need) {
   const Maybe none;
-  auto [dq, dk, dv, dense, slopes, _] = backward(q, k, v, none, none, none, none, none, none, none, none, none, none,
-                                                 out, lse, d_out, d_lse, scale, 0, 0, need);
+  auto [dq, dk, dv, dense, slopes, broken] = backward(q, k, v, none, none, lo, hi, none, none, none, none, none, none,
+                                                      out, lse, d_out, d_lse, scale, 0, 0, need);
   const auto alike = [](const Tensor& a, const Tensor& b) { return a.dim() == b.dim() && a.numel() == b.numel(); };
-  return {dq, dk, dv, alike(dq, q) && alike(dk, k) && alike(dv, v)};
+  return {dq, dk, dv, broken, alike(dq, q) && alike(dk, k) && alike(dv, v)};
 }
 
 #define S_OPERANDS \
@@ -408,9 +408,9 @@ std::tuple<Tensor, Tensor, Tensor, bool> bare_backward(const Tensor& q, const Te
 
 STABLE_TORCH_LIBRARY(xfn_cpu, m) {
   m.def("attention_forward(" S_OPERANDS S_END S_OUTWARD);
-  m.def("attention_bare(Tensor q, Tensor k, Tensor v, float scale) -> (Tensor, Tensor)");
-  m.def("attention_bare_backward(Tensor q, Tensor k, Tensor v" S_OUTPUTS("")
-            S_COTANGENT("d_") ", float scale, int need) -> (Tensor, Tensor, Tensor, bool)");
+  m.def("attention_bare(Tensor q, Tensor k, Tensor v, Tensor? lo, Tensor? hi, float scale" S_OUTWARD);
+  m.def("attention_bare_backward(Tensor q, Tensor k, Tensor v, Tensor? lo, Tensor? hi" S_OUTPUTS("")
+            S_COTANGENT("d_") ", float scale, int need) -> (Tensor, Tensor, Tensor, bool, bool)");
   m.def("attention_backward(" S_OPERANDS S_OUTPUTS("") S_COTANGENT("d_") S_END S_INWARD);
   m.def("attention_jvp(" S_OPERANDS S_OUTPUTS("") S_TANGENT("t_") S_END S_OUTWARD);
   m.def("attention_hvp(" S_OPERANDS S_OUTPUTS("") S_OUTPUTS("ty_") S_COTANGENT("d_") S_TANGENT("t_") S_COTANGENT("td_")

@@ -51,7 +51,9 @@ def certain(device: str, given: tuple[str, ...]) -> bool:
 
 def forward(x: Group, c: Group, *, p: float, scale: float, block: float = 0.0) -> Sequence[Tensor]:
     if not block and _bare(x, c):
-        return BARE(x[0], x[1], x[2], scale)  # type: ignore[no-any-return]
+        out, lse, leaked = BARE(x[0], x[1], x[2], c[0], c[1], scale)
+        if not (leaked and _hides(c)):
+            return out, lse
     found = None if block else counted(x, c, entries=True)
     if found is not None and found.choice.way == ENTRIES:
         return sparse_attention.forward(x[:3], (*found.entries(by_column=False), c[2]), p=p, scale=scale)
@@ -65,8 +67,10 @@ def backward(
     x: Group, c: Group, y: Group, dy: Group, needs: Sequence[bool], *, p: float, scale: float, block: float = 0.0
 ) -> list[Maybe]:
     if not block and _bare(x, c):
-        *grads, whole = BARE_BACKWARD(x[0], x[1], x[2], *y, *dy, scale, needs[0] | needs[1] << 1 | needs[2] << 2)
-        return [*grads, None, None] if whole else _fit(grads, x, needs)
+        bits = needs[0] | needs[1] << 1 | needs[2] << 2
+        *grads, leaked, whole = BARE_BACKWARD(x[0], x[1], x[2], c[0], c[1], *y, *dy, scale, bits)
+        if not (leaked and _hides(c)):
+            return [*grads, None, None] if whole else _fit(grads, x, needs)
     found = None if block else counted(x, c, entries=True)
     if found is not None and found.choice.way == ENTRIES:
         tables = found.entries(by_column=True)
@@ -132,14 +136,19 @@ def _tiled(found: Counted | None, xs: Groups, c: Group, block: float) -> tuple[G
 
 
 def _bare(x: Group, c: Group) -> bool:
-    """Whether there is nothing but q, k and v."""
-    return x[3] is None and x[4] is None and c[0] is None and c[1] is None and c[2] is None
+    """Whether there is nothing but q, k, v and bounds."""
+    return x[3] is None and x[4] is None and c[2] is None
+
+
+def _hides(c: Group) -> bool:
+    """Whether there are bounds, or a layout."""
+    return any(t is not None for t in (*c[:2], *c[3:4]))
 
 
 def _run(call: Callable[[Groups, Groups, Group], Results], c: Group, xs: Groups, ys: Groups) -> list[Tensor]:
     """The results of a call; of a clean one, where a mask is to hide what is not finite."""
     *found, leaked = call(xs, ys, (None, None))
-    if leaked and any(t is not None for t in (xs[0][3], *c[:2], *c[3:4])):
+    if leaked and (xs[0][3] is not None or _hides(c)):
         *found, _ = call(*_clean(xs, ys))
     return found
 
