@@ -20,16 +20,6 @@ template <class S, int step = 1> INLINE Vec<S> totals(Vec<S> (&r)[L<S>]) {
   return r[0];
 }
 
-// The largest of all lanes, in each of them.
-template <class S, int step = 1> INLINE Vec<S> highest(Vec<S> x) {
-  if constexpr (step < L<S>) {
-    Vec<Int<S>> other{};
-    for (int i = 0; i < L<S>; i++) other[i] = i ^ step;
-    return highest<S, step * 2>(larger(__builtin_shuffle(x, other), x));
-  }
-  return x;
-}
-
 template <class Kind> struct Few {
   typedef typename Kind::T T;
   typedef typename Kind::S S;

@@ -69,7 +69,7 @@ template <class Kind> size_t forward(const Problem& p, int64_t index, Arena aren
   const Operands& x = p.x;
   Tile<Kind> tile(p, task.b, task.g);
   S* q = arena.take<S>((p.K + 1) * LANES);
-  S* o = arena.take<S>(p.V * LANES);
+  Sums<Kind> o{arena.take<S>(p.V * LANES), p.V};
   S* kept = p.key ? arena.take<S>(BLOCK * LANES) : nullptr;
   Weights<Kind> w(BLOCK, false, true, arena);
   S shrink[LANES];
@@ -78,7 +78,7 @@ template <class Kind> size_t forward(const Problem& p, int64_t index, Arena aren
   const auto keys = [&, n0 = n0, n1 = n1](const Sequence& t, long features, bool by_key, bool often) {
     return Keys<Kind>::of(t, task.b, task.g, n0, n1, features, by_key, often, arena);
   };
-  const auto k = keys(x.k, p.K, false, rows > 2 * LANES), v = keys(x.v, p.V, true, Kind::PAIR == 1 && rows > 16);
+  auto k = keys(x.k, p.K, false, rows > 2 * LANES), v = keys(x.v, p.V, true, Kind::PAIR == 1 && rows > 16);
   if (counts) return arena.used;
 
   // Products become logits in base 2: at once where nothing is added, else when that is. A mask adds nothing.
@@ -102,13 +102,13 @@ template <class Kind> size_t forward(const Problem& p, int64_t index, Arena aren
       if (t + 1 < task.t1) task.fetch<Kind>(ahead, p, (t + 1) * LANES, LANES);
       ahead.within((long)((tile.last - tile.first) * steps * p.layout.density));
     }
+    k.reach(tile.last), v.reach(tile.last);
     tile.pack_lanes(x.q, p.K, q);
-    softmax.begin();
-    bool fresh = true;  // nothing in o yet
+    softmax.begin(), o.begin();
     const auto smaller = [&](int row, int u, Vec<S> by) {
       w.shrink(row, u * L<S>, by);
-      if (fresh) return;
-      for (long f = 0; f < p.V; f++) store(o + f * LANES + u * L<S>, load(o + f * LANES + u * L<S>) * by);
+      S* at = o.at + u * L<S>;
+      for (long f = 0; o.has(u) && f < p.V; f++, at += LANES) store(at, load(at) * by);
     };
 
     for (tile.start(); tile.advance();) {
@@ -129,16 +129,14 @@ template <class Kind> size_t forward(const Problem& p, int64_t index, Arena aren
         }
       }
 
-      for (const Run& r : tile) {
-        const long n = r.n;
-        if (fresh && r.v1 - r.v0 < tile.vectors) std::memset(o, 0, p.V * LANES * sizeof(S)), fresh = false;
-        gemm<Kind>(v.pairs_at(n + r.at), 1, v.column, w.keys + r.at / Kind::PAIR * LANES + r.v0 * L<S>, LANES,
-                   (r.rows + Kind::PAIR - 1) / Kind::PAIR, o + r.v0 * L<S>, LANES, p.V, (r.v1 - r.v0) * L<S>, !fresh,
-                   beside);
-        fresh = false;
-      }
+      tile.sum([&](const Run& r) {
+        const long l0 = r.v0 * L<S>;
+        gemm<Kind>(v.pairs_at(r.n + r.at), 1, v.column, w.keys + r.at / Kind::PAIR * LANES + l0, LANES,
+                   (r.rows + Kind::PAIR - 1) / Kind::PAIR, o.at + l0, LANES, p.V, (r.v1 - r.v0) * L<S>,
+                   o.add(r.v0, r.v1), beside);
+      });
     }
-    if (fresh) std::memset(o, 0, p.V * LANES * sizeof(S));
+    o.end();
 
     S lse[LANES];
     for (int u = 0; u < tile.vectors; u++) {
@@ -147,7 +145,7 @@ template <class Kind> size_t forward(const Problem& p, int64_t index, Arena aren
       store(lse + u * L<S>,
             l == 0 ? splat(-infinity<S>) : load(softmax.top + u * L<S>) * (adds ? (S)1 : (S)p.scale) + logv(some));
     }
-    tile.write(o, p.V, shrink, p.out);
+    tile.write(o.at, p.V, shrink, p.out);
     tile.write(lse, p.lse);
   }
   return arena.used;

@@ -15,10 +15,14 @@ INLINE void multiply(Vec<S> (&c)[R][W], const S* A, long ra, long ka, const S* B
     for (int v = 0; v < W; v++) b[v] = load(B + v * L<S>);
 #pragma GCC unroll 64
     for (int r = 0; r < R; r++) {
-      Vec<S> a = splat(A[r * ra]);
-      if constexpr (W > 1) KEEP(a);  // in a register: one broadcast for W products
+      if constexpr (W == 1) {
+        c[r][0] = Kind::mac(A + r * ra, b[0], c[r][0]);
+      } else {
+        Vec<S> a = splat(A[r * ra]);
+        KEEP(a);  // in a register: one broadcast for W products
 #pragma GCC unroll 64
-      for (int v = 0; v < W; v++) c[r][v] = Kind::mac(a, b[v], c[r][v]);
+        for (int v = 0; v < W; v++) c[r][v] = Kind::mac(a, b[v], c[r][v]);
+      }
     }
     A += ka;
     B += kb;

@@ -40,13 +40,13 @@ template <class Kind, bool second> size_t gradient(const Problem& p, int64_t ind
   const bool often = Task::rows(p) > (p.layout.live ? LANES : 16);
   Tile<Kind> tile(p, task.b, task.g);
   Slope<Kind, second> at(p, true, arena);
-  S* sums = arena.take<S>(p.K * LANES);
+  Sums<Kind> sums{arena.take<S>(p.K * LANES), p.K};
   const auto [n0, n1] = counts ? std::pair<long, long>(0, p.N) : task.keys(p, tile);
   const auto keys = [&, n0 = n0, n1 = n1](const Sequence& t, long features, bool by_key) {
     return Keys<Kind>::of(t, task.b, task.g, n0, n1, features, by_key, often, arena);
   };
-  const auto k = keys(p.x.k, p.K, true), tk = keys(p.u.k, p.K, true);
-  const auto v = keys(p.x.v, p.V, false), tv = keys(p.u.v, p.V, false);
+  auto k = keys(p.x.k, p.K, true), tk = keys(p.u.k, p.K, true);
+  auto v = keys(p.x.v, p.V, false), tv = keys(p.u.v, p.V, false);
   const long wk = up(p.K, L<S>), wv = up(p.V, L<S>);
   const long head = task.b * p.G + task.g;
   const Part<S> part(p, head, task.chunk);
@@ -79,13 +79,14 @@ template <class Kind, bool second> size_t gradient(const Problem& p, int64_t ind
   const auto beside = [&](long steps) INLINE_LAMBDA { ahead(steps); };
   for (long t = task.t0; t < task.t1; t++) {
     tile.set(t);
+    for (Keys<Kind>* each : {&k, &tk, &v, &tv}) each->reach(tile.last);
     at.begin(tile);
     if (!small) {
       ahead = Ahead();
       if (t + 1 < task.t1) task.fetch<Kind>(ahead, p, (t + 1) * LANES, LANES);
       ahead.within((long)((tile.last - tile.first) * steps * p.layout.density));
     }
-    bool begun = false;
+    sums.begin();
     for (tile.start(); tile.advance();) {
       for (const Run& r : tile) {
         const long n = r.n;
@@ -105,22 +106,23 @@ template <class Kind, bool second> size_t gradient(const Problem& p, int64_t ind
         to_keys(second ? at.C : at.P, at.dout, dv, wv, met);
         to_keys(at.slant(), at.q, dk, wk, met);
         if (second) to_keys(at.P, at.tdout, dv, wv, true), to_keys(at.dS, at.tq, dk, wk, true);
-
-        if (!begun && (r.v0 > 0 || r.v1 < tile.vectors)) std::memset(sums, 0, p.K * LANES * sizeof(S)), begun = true;
-        const auto to_queries = [&](const Weights<Kind>& b, const Keys<Kind>& a) {
-          if (!p.dq || !a) return;
-          gemm<Kind>(a.pairs_at(key), 1, a.column, b.keys + r.at / Kind::PAIR * LANES + l0, LANES,
-                     (r.rows + Kind::PAIR - 1) / Kind::PAIR, sums + l0, LANES, p.K, lanes, begun, beside);
-          begun = true;
-        };
-        to_queries(at.slant(), k);
-        if (second) to_queries(at.dS, tk);
       }
+      const auto to_queries = [&](const Weights<Kind>& b, const Keys<Kind>& a) {
+        if (!p.dq || !a) return;
+        tile.sum([&](const Run& r) {
+          const long l0 = r.v0 * L<S>;
+          gemm<Kind>(a.pairs_at(r.n + r.at), 1, a.column, b.keys + r.at / Kind::PAIR * LANES + l0, LANES,
+                     (r.rows + Kind::PAIR - 1) / Kind::PAIR, sums.at + l0, LANES, p.K, (r.v1 - r.v0) * L<S>,
+                     sums.add(r.v0, r.v1), beside);
+        });
+      };
+      to_queries(at.slant(), k);
+      if (second) to_queries(at.dS, tk);
     }
-    if (!begun) std::memset(sums, 0, p.K * LANES * sizeof(S));
+    sums.end();
     S factor[LANES];
     for (S& f : factor) f = at.scale;
-    if (p.dq) tile.write(sums, p.K, factor, p.dq);
+    if (p.dq) tile.write(sums.at, p.K, factor, p.dq);
     if (p.slopes) tile.write(at.slope, p.slopes);
     if (p.slopes && !tile.finite(at.slope)) *p.broken = true;
   }
@@ -179,8 +181,9 @@ template <class Kind, bool second> size_t dense_gradient(const Problem& p, int64
       const auto keys = [&](const Sequence& t, long features) {
         return Keys<Kind>::of(t, b, g, 0, p.N, features, false, often, arena);
       };
-      const auto k = keys(p.x.k, p.K), v = keys(p.x.v, p.V), tk = keys(p.u.k, p.K), tv = keys(p.u.v, p.V);
+      auto k = keys(p.x.k, p.K), v = keys(p.x.v, p.V), tk = keys(p.u.k, p.K), tv = keys(p.u.v, p.V);
       if (counts) return arena.used;
+      for (Keys<Kind>* each : {&k, &v, &tk, &tv}) each->reach(p.N);
       Tile<Kind> tile(p, b, g);
       for (long t = part; t < tiles; t += parts) {
         tile.set_of(h, t);

@@ -10,6 +10,7 @@ template <class T_, class S_> struct Numbers {  // each widened to one word
   static constexpr bool in_place = std::is_same_v<T, S>;
   static constexpr int degree = sizeof(T) == 2 ? 4 : 5;  // of the polynomial in exp2
   static INLINE Vec<S> mac(Vec<S> a, Vec<S> b, Vec<S> c) { return a * b + c; }
+  static INLINE Vec<S> mac(const S* a, Vec<S> b, Vec<S> c) { return mac(splat(*a), b, c); }
   static INLINE Vec<S> words(const T* p, int count) { return widen(p, count); }
   template <class Number> static INLINE Vec<S> word(const Number& number) { return number(0); }
   static INLINE void write(Vec<S> words, T* to) { narrow(words, to); }
@@ -30,6 +31,10 @@ struct Pairs {  // of bfloat16, multiplied and summed two by two
   static constexpr int degree = 3;
   static INLINE Vec<S> mac(Vec<S> a, Vec<S> b, Vec<S> c) {
     return (Vec<S>)_mm512_dpbf16_ps((__m512)c, (__m512bh)(__m512)a, (__m512bh)(__m512)b);
+  }
+  static INLINE Vec<S> mac(const S* a, Vec<S> b, Vec<S> c) {  // g++ 12 does not broadcast within this instruction
+    asm("vdpbf16ps %2%{1to16%}, %1, %0" : "+v"(c) : "v"(b), "m"(*a));
+    return c;
   }
   static INLINE Vec<S> words(const T* p, int count) {
     const __mmask32 all = 0xffffffff;
@@ -170,38 +175,73 @@ template <class Kind> struct Keys {
   long words() const { return (features + Kind::PAIR - 1) / Kind::PAIR; }
 
   // Keys [n0, n1); n0 is even. `by_key`: words by key are needed too. `often`: they are read by many queries, so that
-  // rows far apart, which fall into few sets of a cache, are better brought together.
+  // rows far apart, which fall into few sets of a cache, are better brought together: as far as they are reached for,
+  // since what is brought long before it is read has left the caches again.
   static Keys of(const Sequence& t, long b, long g, long n0, long n1, long features, bool by_key, bool often,
                  Arena& arena) {
     Keys k;
     k.first = n0, k.features = features;
     const bool absent = !t.data, apart = often && t.length != features;
     const bool even = features % Kind::PAIR == 0 && t.length % Kind::PAIR == 0 && !apart;
-    const T* from = absent ? nullptr : (const T*)t.data + t.batch[b] + g * t.head + n0 * t.length;
-    const long words = k.words(), row = up(words, L<S>), width = up(features, L<S>);
-    S* rows = Kind::in_place && even ? nullptr : arena.take<S>((n1 - n0) * row);
+    const long width = up(features, L<S>);
+    k.row = up(k.words(), L<S>), k.column = width;
+    S* rows = Kind::in_place && even ? nullptr : arena.take<S>((n1 - n0) * k.row);
     S* columns = Kind::PAIR == 1 || !by_key ? nullptr : arena.take<S>((n1 - n0 + 1) / 2 * width);
     if (absent || !arena.front) return Keys();
-    if (!rows) {
-      k.rows = (const S*)from, k.row = t.length / Kind::PAIR;
-    } else {
-      for (long n = 0; n < n1 - n0; n++, fetch(from + (n + SOON) * t.length, features))
-        for (long w = 0; w < words; w += L<S>)
-          store(rows + n * row + w,
-                Kind::words(from + n * t.length + w * Kind::PAIR, (int)(features - w * Kind::PAIR)));
-      k.rows = rows, k.row = row;
-    }
-    if (Kind::PAIR == 1) {
-      k.columns = k.rows, k.column = k.row;
-    } else if (by_key) {
-      for (long n = 0; n < n1 - n0; n += 2) {
-        fetch(from + (n + SOON) * t.length, features), fetch(from + (n + SOON + 1) * t.length, features);
-        const T* two[2] = {from + n * t.length, n + 1 < n1 - n0 ? from + (n + 1) * t.length : nullptr};
-        interleave<Kind>(two, 2, features, columns + n / 2 * width, width);
-      }
-      k.columns = columns, k.column = width;
-    }
+    k.from = (const T*)t.data + t.batch[b] + g * t.head + n0 * t.length, k.length = t.length, k.end = n1 - n0;
+    k.rows = k.own_rows = rows, k.columns = k.own_columns = columns;
+    if (!rows) k.rows = (const S*)k.from, k.row = t.length / Kind::PAIR;
+    if (Kind::PAIR == 1) k.columns = k.rows, k.column = k.row;
     return k;
+  }
+
+  // Keys before n are there.
+  void reach(long n) {
+    const long start = reached, till = std::min(up(n - first, 2), end);
+    if (till <= start) return;
+    reached = till;
+    if (own_rows)
+      for (long i = start; i < till; i++, fetch(from + (i + SOON) * length, features))
+        for (long w = 0; w < words(); w += L<S>)
+          store(own_rows + i * row + w,
+                Kind::words(from + i * length + w * Kind::PAIR, (int)(features - w * Kind::PAIR)));
+    if (own_columns)
+      for (long i = start; i < till; i += 2) {
+        fetch(from + (i + SOON) * length, features), fetch(from + (i + SOON + 1) * length, features);
+        const T* two[2] = {from + i * length, i + 1 < end ? from + (i + 1) * length : nullptr};
+        interleave<Kind>(two, 2, features, own_columns + i / 2 * column, column);
+      }
+  }
+
+ private:
+  const T* from = nullptr;
+  S *own_rows = nullptr, *own_columns = nullptr;
+  long length = 0, end = 0, reached = 0;  // of the source; keys behind the first
+};
+
+// [features][LANES] that products are added to; at first there is nothing.
+template <class Kind> struct Sums {
+  typedef typename Kind::S S;
+  S* at;
+  long features;
+  int met = 0;  // bit v: whether vector v of lanes has something
+
+  // Whether there is something in vectors [v0, v1), all of them or none, before something is put there.
+  bool add(int v0, int v1) {
+    const int some = (1 << v1) - (1 << v0), there = met & some;
+    met |= some;
+    for (int v = v0; there && there != some && v < v1; v++)
+      if (!(there >> v & 1)) clear(v);
+    return there;
+  }
+  bool has(int v) const { return met >> v & 1; }
+  void begin() { met = 0; }
+  void end() {
+    for (int v = 0; v < LANES / L<S>; v++)
+      if (!has(v)) clear(v);
+  }
+  void clear(int v) const {
+    for (long f = 0; f < features; f++) store(at + f * LANES + v * L<S>, Vec<S>{});
   }
 };
 

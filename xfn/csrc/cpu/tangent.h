@@ -20,13 +20,13 @@ template <class Kind, bool second> size_t tangent(const Problem& p, int64_t inde
   const Weights<Kind> P(BLOCK, false, true, arena), U(BLOCK, false, true, arena),
       W(second ? BLOCK : 0, false, true, arena), T(second ? BLOCK : 0, false, true, arena);
   S* kept = p.key ? arena.take<S>(BLOCK * LANES) : nullptr;
-  S* o = arena.take<S>(p.V * LANES);
+  Sums<Kind> o{arena.take<S>(p.V * LANES), p.V};
   const auto [n0, n1] = counts ? std::pair<long, long>(0, p.N) : task.keys(p, tile);
   const auto keys = [&, n0 = n0, n1 = n1](const Sequence& t, long features, bool by_key) {
     return Keys<Kind>::of(t, task.b, task.g, n0, n1, features, by_key, often, arena);
   };
-  const auto k = keys(p.x.k, p.K, false), uk = keys(p.u.k, p.K, false), wk = keys(w.k, p.K, false);
-  const auto v = keys(p.x.v, p.V, true), uv = keys(p.u.v, p.V, true), wv = keys(w.v, p.V, true);
+  auto k = keys(p.x.k, p.K, false), uk = keys(p.u.k, p.K, false), wk = keys(w.k, p.K, false);
+  auto v = keys(p.x.v, p.V, true), uv = keys(p.u.v, p.V, true), wv = keys(w.v, p.V, true);
   if (counts) return arena.used;
 
   const bool biased = p.x.dense.data || p.x.slopes.data || p.x.spoilt.data || p.scale < TINY;
@@ -36,6 +36,7 @@ template <class Kind, bool second> size_t tangent(const Problem& p, int64_t inde
 
   for (long t = task.t0; t < task.t1; t++) {
     tile.set(t);
+    for (Keys<Kind>* each : {&k, &uk, &wk, &v, &uv, &wv}) each->reach(tile.last);
     tile.pack_lanes(p.x.q, p.K, q);
     if (uq) tile.pack_lanes(p.u.q, p.K, uq);
     if (wq) tile.pack_lanes(w.q, p.K, wq);
@@ -46,7 +47,7 @@ template <class Kind, bool second> size_t tangent(const Problem& p, int64_t inde
       store(lse2 + at, lse == -infinity<S> ? splat(NEVER<S>) : lse * (S)LOG2E);
       if (second) store(mu + at, tile.numbers(p.uy.lse, u)), store(mw + at, tile.numbers(p.wy.lse, u));
     }
-    bool begun = false;
+    o.begin();
     Ahead ahead;
     if (t + 1 < task.t1) task.fetch<Kind>(ahead, p, (t + 1) * LANES, LANES);
     ahead.within((tile.last - tile.first) * p.V * Tile<Kind>::VECTORS / Kind::PAIR);
@@ -111,21 +112,22 @@ template <class Kind, bool second> size_t tangent(const Problem& p, int64_t inde
           weigh(std::true_type{}, std::false_type{});
         else
           weigh(std::false_type{}, std::false_type{});
-        if (!begun && (r.v0 > 0 || r.v1 < tile.vectors)) std::memset(o, 0, p.V * LANES * sizeof(S)), begun = true;
-        const auto mix = [&](const Keys<Kind>& a, const Weights<Kind>& b) {
-          if (!a) return;
-          gemm<Kind>(a.pairs_at(key), 1, a.column, b.keys + r.at / Kind::PAIR * LANES + l0, LANES,
-                     (r.rows + Kind::PAIR - 1) / Kind::PAIR, o + l0, LANES, p.V, width, begun, beside);
-          begun = true;
-        };
-        if (second)
-          mix(v, P), mix(wv, U), mix(uv, W);
-        else
-          mix(v, U), mix(uv, P);
       }
+      const auto mix = [&](const Keys<Kind>& a, const Weights<Kind>& b) {
+        if (!a) return;
+        tile.sum([&](const Run& r) {
+          const long l0 = r.v0 * L<S>;
+          gemm<Kind>(a.pairs_at(r.n + r.at), 1, a.column, b.keys + r.at / Kind::PAIR * LANES + l0, LANES,
+                     (r.rows + Kind::PAIR - 1) / Kind::PAIR, o.at + l0, LANES, p.V, (r.v1 - r.v0) * L<S>,
+                     o.add(r.v0, r.v1), beside);
+        });
+      };
+      if (second)
+        mix(v, P), mix(wv, U), mix(uv, W);
+      else
+        mix(v, U), mix(uv, P);
     }
-
-    if (!begun) std::memset(o, 0, p.V * LANES * sizeof(S));
+    o.end();
 
     // − ⟨t⟩ out
     for (int u = 0; u < tile.vectors; u++)
@@ -137,13 +139,13 @@ template <class Kind, bool second> size_t tangent(const Problem& p, int64_t inde
         }
         transpose<S>(r);
         for (int i = 0; i < L<S> && f + i < p.V; i++) {
-          S* at = o + (f + i) * LANES + u * L<S>;
+          S* at = o.at + (f + i) * LANES + u * L<S>;
           store(at, load(at) - load(mean + u * L<S>) * r[i]);
         }
       }
     S factor[LANES];
     for (S& f : factor) f = 1;
-    tile.write(o, p.V, factor, p.out);
+    tile.write(o.at, p.V, factor, p.out);
     tile.write(mean, p.lse);
   }
   return arena.used;

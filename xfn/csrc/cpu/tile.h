@@ -11,6 +11,7 @@ struct Run {  // rows [at, at + rows) of a block, keys n + at and on, against ve
   bool masked;       // some lanes do not see some keys,
   bool cut = false;  // as a layout says
   long n = 0;
+  bool has(int v) const { return v0 <= v && v < v1; }
   Run part(int from, int most) const { return {from, std::min(most, at + rows - from), v0, v1, masked, cut, n}; }
   bool alike(const Run& next) const {
     return v0 == next.v0 && v1 == next.v1 && masked == next.masked && cut == next.cut && at + rows == next.at &&
@@ -95,15 +96,11 @@ template <class Kind> struct alignas(64) Tile {
     }
     first = p.N, last = 0;
     for (int v = 0; v < VECTORS; v++) {
-      const I N = (I)p.N;
-      I a = N, b = 0, c = N, d = 0;
-      for (int i = v * L<S>; i < (v + 1) * L<S>; i++) {
-        const bool sees = lo[i] < hi[i];  // a lane that sees nothing is masked wherever the others are not
-        a = std::min(a, sees ? lo[i] : N), b = std::max(b, sees ? lo[i] : 0);
-        c = std::min(c, sees ? hi[i] : 0), d = std::max(d, sees ? hi[i] : 0);
-      }
-      least_lo[v] = a, most_lo[v] = b, least_hi[v] = c, most_hi[v] = d;
-      first = std::min<long>(first, a), last = std::max<long>(last, d);
+      const Vec<I> from = load(lo + v * L<S>), to = load(hi + v * L<S>), none{}, all = splat<I>((I)p.N);
+      const auto sees = from < to;  // a lane that sees nothing is masked wherever the others are not
+      least_lo[v] = -highest<I>(sees ? -from : -all)[0], most_lo[v] = highest<I>(sees ? from : none)[0];
+      least_hi[v] = -highest<I>(sees ? -to : none)[0], most_hi[v] = highest<I>(sees ? to : none)[0];
+      first = std::min(first, least_lo[v]), last = std::max(last, most_hi[v]);
     }
     first = first / STEP * STEP;
   }
@@ -140,6 +137,23 @@ template <class Kind> struct alignas(64) Tile {
       else
         runs[found++] = run;
     }
+  }
+
+  // The block as products take it that sum over keys: runs of the same lanes, or else, vector by vector, of all the keys
+  // side by side that it sees.
+  template <class Take> void sum(const Take& take) const {
+    bool alike = true;
+    for (const Run& r : *this) alike &= r.v0 == runs[0].v0 && r.v1 == runs[0].v1;
+    if (alike) return void(std::for_each(begin(), end(), take));
+    for (int v = 0; v < vectors; v++)
+      for (const Run* next = begin(); next < end();) {
+        Run r = *next++;
+        if (!r.has(v)) continue;
+        for (; next < end() && next->has(v) && next->n == r.n && next->at == r.at + r.rows; next++)
+          r.rows += next->rows;
+        r.v0 = v, r.v1 = v + 1;
+        take(r);
+      }
   }
 
   const T* row(const Sequence& t, int i) const {

@@ -64,6 +64,16 @@ template <class S> INLINE S total(Vec<S> v) {
   return sum;
 }
 
+// The largest of all lanes, in each of them.
+template <class S, int step = 1> INLINE Vec<S> highest(Vec<S> x) {
+  if constexpr (step < L<S>) {
+    Vec<Int<S>> other{};
+    for (int i = 0; i < L<S>; i++) other[i] = i ^ step;
+    return highest<S, step * 2>(larger(__builtin_shuffle(x, other), x));
+  }
+  return x;
+}
+
 // Bit j: whether the j-th of 16 booleans is true.
 INLINE int truths(const bool* d) {
 #ifdef AVX512
