@@ -1,4 +1,4 @@
-"""What the laws range over: every primitive, its cases as tensors, its backends, and when two results agree."""
+"""What the laws range over: every op, its cases as tensors, its backends, and when two results agree."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from torch.utils import _pytree as tree
 from xfn._core.case import Case
 from xfn._core.dispatch import Call, module, reasons
 from xfn._core.primitive import Primitive
-from xfn.info import primitives
+from xfn.info import functions
 
 from .watch import watch
 
@@ -21,14 +21,14 @@ Tensors = tuple[Tensor, ...]
 
 @dataclass(frozen=True)
 class Subject:
-    """One case of one primitive, on one backend."""
+    """One case of one op, on one backend."""
 
-    primitive: Primitive
+    op: str
     case: Case
     backend: str | None
 
     def __str__(self) -> str:
-        return f"{self.primitive.name}-{self.case}-{self.backend or 'chosen'}"
+        return f"{self.op}-{self.case}-{self.backend or 'chosen'}"
 
     __repr__ = __str__
 
@@ -38,7 +38,7 @@ class Subject:
 
     @property
     def oracle(self) -> "Subject":
-        return Subject(self.primitive, self.case, "reference")
+        return Subject(self.op, self.case, "reference")
 
     def draw(self, seed: int = 0, dtype: torch.dtype = torch.float64, examples: int | None = None) -> Tensors:
         """Its tensors; with ``examples``, stacked on a leading axis."""
@@ -56,8 +56,8 @@ def subjects(
     Of the backends, ``None`` is the automatic choice and ``"complete"`` each one that has a whole family.
     """
     found = [
-        Subject(primitive, case, backend)
-        for primitive, cases in primitives()
+        Subject(op, case, backend)
+        for op, primitive, cases in functions()
         for case in cases
         if keep(case) and "long" not in case.tags
         for name in backends
@@ -68,16 +68,18 @@ def subjects(
 
 def running(primitive: Primitive, dtype: torch.dtype) -> list[str]:
     """The backends that run what the laws draw: tensors of a dtype, on the CPU."""
-    case = next(cases[0] for found, cases in primitives() if found is primitive)
-    ((_, flat),) = watch(lambda: case.call(*Subject(primitive, case, None).draw(dtype=dtype))).calls
+    case = next(cases[0] for _, found, cases in functions() if found is primitive)
+    ((_, flat),) = watch(lambda: case.call(*Subject(primitive.name, case, None).draw(dtype=dtype))).calls
     member = primitive.forward
     options = dict(zip(primitive.options, flat[member.numbers], strict=False))
     call = Call(primitive.name, "forward", dict(zip(member.names, flat, strict=False)), options)
     return [b for b in primitive.backends if not reasons(b, call)]
 
 
-def complete(primitive: Primitive) -> list[str]:
+def complete(primitive: Primitive | None) -> list[str]:
     """Those of them that implement every member of the family, in float64."""
+    if primitive is None:
+        return []
     members = [member.member for member in primitive.family]
     found = running(primitive, torch.float64)
     return [b for b in found if all(hasattr(module(b, primitive.name), m) for m in members)]

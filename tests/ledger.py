@@ -24,6 +24,10 @@ CANNOT_COMPILE = {
     "jvp_jvp_grad": "fake tensors write to an expanded zero: https://github.com/pytorch/pytorch/issues/151196",
 }
 
+COMPILES_ANEW = dict.fromkeys(
+    ["embedding", "vocab"], "torch's rule for a map over tables reads their number, so code is made for each number"
+) | {"moe": "and so do its rules for mapped cat, gather and scatter"}
+
 RELEASE = tuple(int(part) for part in torch.__version__.split(".")[:2])
 if RELEASE < (2, 12):
     CANNOT_COMPILE |= dict.fromkeys(

@@ -1,5 +1,6 @@
 """xfn: every attention, under every transform, on every device."""
 
+from . import activations as activations
 from . import bias as bias
 from . import layout as layout
 from . import patterns as patterns
@@ -8,17 +9,50 @@ from . import sparsity as sparsity
 from ._core.errors import KeyRequired as KeyRequired
 from ._core.errors import ShapeError as ShapeError
 from ._core.errors import Unsupported as Unsupported
+from .ops import residual as residual
 from .ops.attention import attention as attention
 from .ops.attention import attention_with_lse as attention_with_lse
 from .ops.blocksparse import blocksparse_attention as blocksparse_attention
 from .ops.blocksparse import blocksparse_attention_with_lse as blocksparse_attention_with_lse
+from .ops.conv_mlp import conv_mlp as conv_mlp
+from .ops.conv_mlp import init_conv_mlp as init_conv_mlp
+from .ops.dropout import dropout as dropout
+from .ops.embedding import embedding as embedding
+from .ops.embedding import init_embedding as init_embedding
+from .ops.heads import heads as heads
+from .ops.heads import init_heads as init_heads
+from .ops.layer_norm import init_layer_norm as init_layer_norm
+from .ops.layer_norm import layer_norm as layer_norm
+from .ops.learned import init_learned as init_learned
+from .ops.learned import learned as learned
+from .ops.linear import init_linear as init_linear
+from .ops.linear import linear as linear
+from .ops.log_softmax import log_softmax as log_softmax
 from .ops.merge import merge_attentions as merge_attentions
+from .ops.mlp import init_mlp as init_mlp
+from .ops.mlp import mlp as mlp
+from .ops.moe import init_moe as init_moe
+from .ops.moe import moe as moe
+from .ops.patch import init_patch as init_patch
+from .ops.patch import patch as patch
 from .ops.recompute import recompute as recompute
 from .ops.reversible import reversible as reversible
+from .ops.rms_norm import init_rms_norm as init_rms_norm
+from .ops.rms_norm import rms_norm as rms_norm
+from .ops.rms_norm import rms_norm_add as rms_norm_add
+from .ops.rotary import llama3_frequencies as llama3_frequencies
+from .ops.rotary import rotary as rotary
 from .ops.sddmm import sddmm as sddmm
+from .ops.simplicial import simplicial as simplicial
+from .ops.sine import sine as sine
+from .ops.softmax import softmax as softmax
 from .ops.sparse_attention import sparse_attention as sparse_attention
 from .ops.sparse_attention import sparse_attention_with_lse as sparse_attention_with_lse
 from .ops.sparse_softmax import sparse_softmax as sparse_softmax
 from .ops.spmm import spmm as spmm
+from .ops.swiglu import init_swiglu as init_swiglu
+from .ops.swiglu import swiglu as swiglu
+from .ops.vocab import init_vocab as init_vocab
+from .ops.vocab import vocab as vocab
 
 __version__ = "0.1.0"

@@ -13,13 +13,20 @@ from ._core.dispatch import OVERRIDE, module
 from ._core.primitive import Primitive
 
 
-def primitives() -> Iterator[tuple[Primitive, Sequence[Case]]]:
-    """Every primitive that a module of ``xfn.ops`` defines, with that module's cases."""
+def functions() -> Iterator[tuple[str, Primitive | None, Sequence[Case]]]:
+    """Every module of ``xfn.ops`` that has cases: its name, the primitive that it defines, if any, and the cases."""
     for found in sorted(pkgutil.iter_modules(ops.__path__), key=lambda m: m.name):
         module = importlib.import_module(f"{ops.__name__}.{found.name}")
-        for value in vars(module).values():
-            if isinstance(value, Primitive):
-                yield value, module.CASES
+        if hasattr(module, "CASES"):
+            primitive = next((v for n, v in vars(module).items() if isinstance(v, Primitive) and n.isupper()), None)
+            yield found.name, primitive, module.CASES
+
+
+def primitives() -> Iterator[tuple[Primitive, Sequence[Case]]]:
+    """Every primitive, with the cases of its module."""
+    for _, primitive, cases in functions():
+        if primitive is not None:
+            yield primitive, cases
 
 
 def lines() -> Iterator[str]:

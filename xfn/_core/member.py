@@ -38,7 +38,7 @@ GROUPS = {
 class Member:
     """A raw op ``<primitive>_<member>``; call it with groups, options and, for gradients, which are needed.
 
-    It is differentiated by its rules, ``vjp`` and ``jvp``, or else through its ``composite`` in plain torch.
+    It is differentiated by its rules, ``vjp`` and ``jvp``; where one is missing, through its ``composite``.
     """
 
     def __init__(
@@ -51,13 +51,14 @@ class Member:
         groups: str,
         *,
         inward: bool = False,
-        rules: tuple[Vjp, Jvp] | None = None,
+        rules: tuple[Vjp, Jvp | None] | None = None,
         composite: Callable[..., Any] | None = None,
         adjoint: "Member | None" = None,
     ) -> None:
         self.primitive, self.member, self.name = primitive, member, f"{primitive}_{member}"
         self.groups = groups.split()
-        self.signature, self.options, self.backends, self.inward = signature, tuple(options), backends, inward
+        self.signature, self.backends, self.inward = signature, tuple(backends), inward
+        self.options = tuple(o.split()[-1] for o in options)
         self._rules, self._composite, self.adjoint = rules, composite, adjoint
         rows = {"x": signature.operands, "c": signature.constants, "y": signature.outputs}
         chosen = [(rows[of], prefix, absent) for of, prefix, absent in (GROUPS[g] for g in self.groups)]
@@ -69,7 +70,7 @@ class Member:
         self.numbers = slice(len(self.operands), len(self.operands) + len(self.options) + 1)
         optional = [absent or o.optional for row, _, absent in chosen for o in row]
         tensors = [f"Tensor{'?' * maybe} {name}" for name, maybe in zip(self.names, optional, strict=True)]
-        numbers = [*(f"float {o}" for o in self.options), "str? backend", *["int need"] * inward]
+        numbers = [*(o if " " in o else f"float {o}" for o in options), "str? backend", *["int need"] * inward]
         returns = ["Tensor"] * len(rows["x" if inward else "y"])
         self.schema = f"({', '.join(tensors + numbers)}) -> ({', '.join(returns)})"
         self.certain = cache(self._certain)
@@ -194,6 +195,7 @@ class Member:
 
     def jvp(self, args: Args, outs: Outs, tangents: Grads) -> Grads:
         assert self._rules is not None
+        assert self._rules[1] is not None
         groups, options = self.split(args)
         return self._rules[1](groups, outs, self.split(tangents)[0], self.needed(args), options)
 

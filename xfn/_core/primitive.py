@@ -24,6 +24,7 @@ grad of grad.
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 from torch import Tensor
 
@@ -37,7 +38,10 @@ Needs = Sequence[Sequence[bool]]
 
 
 class Primitive:
-    """A function with kernels; ``bind`` calls it, ``reference`` defines it, ``family`` holds its raw ops."""
+    """A function with kernels; ``bind`` calls it, ``reference`` defines it, ``family`` holds its raw ops.
+
+    Options are floats; one of another type is written with it, as ``"str activation"``.
+    """
 
     def __init__(
         self,
@@ -49,13 +53,15 @@ class Primitive:
         backends: Sequence[str],
     ) -> None:
         self.name, self.signature, self.reference = name, signature, reference
-        self.options, self.backends = tuple(options), tuple(backends)
+        self.options, self.backends = tuple(o.split()[-1] for o in options), tuple(backends)
         self.required = tuple(o.name for o in signature.operands if not o.optional)
         self.absent = (None,) * (len(signature.operands) - len(self.required))
         self.constants = (None,) * len(signature.constants)
 
         self.composite = Composite(signature, reference)
-        member = partial(Member, name, signature=signature, options=self.options, backends=self.backends)
+        self.family = self._family(partial(Member, name, signature=signature, options=options, backends=backends))
+
+    def _family(self, member: Callable[..., Member]) -> tuple[Member, ...]:
         self.backward = member(
             "backward", groups="x c y dy", inward=True, rules=(self._backward_vjp, self._backward_jvp)
         )
@@ -65,12 +71,12 @@ class Primitive:
         self.jvp = member("jvp", groups="x c y tx", rules=(self._jvp_vjp, self._jvp_jvp))
         self.hvp = member("hvp", groups="x c y ty dy tx tdy", inward=True, composite=self.composite.hvp)
         self.jvp2 = member("jvp2", groups="x c y uy wy ux wx", composite=self.composite.jvp2)
-        self.family = (self.forward, self.backward, self.jvp, self.hvp, self.jvp2)
+        return self.forward, self.backward, self.jvp, self.hvp, self.jvp2
 
     def __repr__(self) -> str:
         return f"Primitive({self.name!r}, backends={self.backends})"
 
-    def bind(self, *operands: Tensor | None, backend: str | None = None, **options: float) -> Outs:
+    def bind(self, *operands: Tensor | None, backend: str | None = None, **options: Any) -> Outs:
         """The outputs of one call; operands and options as the signature orders and names them."""
         backend = backend or OVERRIDE
         if backend == "reference":
@@ -137,3 +143,18 @@ class Primitive:
         """The tangent of y along tx: as it came with y, or computed."""
         x, c, y = at[:3]
         return ty if all(t is not None for t in ty) else self.jvp(x, c, y, tx, options=options)
+
+
+class Lean(Primitive):
+    """A primitive whose reference keeps nothing larger than its operands.
+
+    Its kernels are for the value and the gradient; every further derivative is the reference's, at once.
+    """
+
+    def _family(self, member: Callable[..., Member]) -> tuple[Member, ...]:
+        self.backward = member("backward", groups="x c y dy", inward=True, composite=self.composite.backward)
+        rules = (self._forward_vjp, None)
+        self.forward = member(
+            "forward", groups="x c", rules=rules, composite=self.composite.forward, adjoint=self.backward
+        )
+        return self.forward, self.backward

@@ -1,0 +1,127 @@
+"""A gated feed-forward part.
+
+    y = drop(down(drop(silu(gate x) ⊙ up x)))
+
+Source: Shazeer, "GLU variants improve transformer" (2020).
+"""
+
+from typing import TypedDict
+
+import torch
+from torch import Tensor
+
+from .. import random
+from .._core.activations import silu
+from .._core.case import Case
+from .._core.kinds import check_probability
+from .._core.params import taken, tree
+from .._core.shapes import Signature
+from .dropout import dropout, grown, kept
+from .linear import Linear, init_linear, product
+from .mlp import children
+
+SIGNATURE = Signature.parse(
+    "x E, gate.weight F E, gate.bias? F, up.weight F E, up.bias? F, down.weight E F, down.bias? E -> y E"
+)
+
+
+class SwiGLU(TypedDict):
+    """gate: E → F, up: E → F, down: F → E."""
+
+    gate: Linear
+    up: Linear
+    down: Linear
+
+
+def init_swiglu(
+    key: Tensor, dim: int, hidden: int | None = None, bias: bool = True, *, dtype: torch.dtype = torch.float32
+) -> SwiGLU:
+    """Parameters of :func:`swiglu`, drawn as those of three linear maps.
+
+    Args:
+        key: what they are drawn with; they are on its device.
+        dim: E.
+        hidden: F; by default 8 E / 3, up to a multiple of 8, which is as many parameters as an :func:`xfn.mlp` has.
+        bias: whether the maps have biases.
+        dtype: of the parameters.
+
+    Returns:
+        ``{"gate": {"weight": [F, E], …}, "up": {"weight": [F, E], …}, "down": {"weight": [E, F], …}}``.
+
+    Example:
+        >>> init_swiglu(random.key(0), 12)["up"]["weight"].shape
+        torch.Size([32, 12])
+    """
+    hidden = -(-dim // 3) * 8 if hidden is None else hidden
+    gate, up, down = (random.fold_in(key, i) for i in range(3))
+    return {
+        "gate": init_linear(gate, dim, hidden, bias, dtype=dtype),
+        "up": init_linear(up, dim, hidden, bias, dtype=dtype),
+        "down": init_linear(down, hidden, dim, bias, dtype=dtype),
+    }
+
+
+def swiglu(
+    params: SwiGLU, x: Tensor, p: float = 0.0, *, key: Tensor | None = None, backend: str | None = None
+) -> Tensor:
+    """drop(down(drop(silu(gate x) ⊙ up x))).
+
+    Args:
+        params: ``{"gate": …, "up": …, "down": …}`` as :func:`init_swiglu` makes them; biases may be left out.
+        x: ``[..., M, E]``, or one row ``[E]``.
+        p: probability of dropping, both times.
+        key: as of :func:`xfn.mlp`. Required when p > 0.
+        backend: of what is behind the products, as in :func:`xfn.dropout`.
+
+    Returns:
+        ``[..., M, E]``.
+
+    Raises:
+        ShapeError, ValueError, TypeError: parameters or x are not of these names, shapes and dtypes.
+        KeyRequired: p > 0 without a key.
+
+    Example:
+        >>> swiglu(init_swiglu(random.key(0), 3), torch.ones(2, 3)).shape
+        torch.Size([2, 3])
+    """
+    t, _, _ = taken("swiglu", SIGNATURE, params, {"x": x})
+    p = check_probability(p)
+    first, second = children(key, x, 2) if p and key is not None else (None, None)
+    gate = dropout(product(t["x"], t["gate.weight"]), 0.0, t.get("gate.bias"), "silu", backend=backend)
+    up = dropout(product(t["x"], t["up.weight"]), 0.0, t.get("up.bias"), backend=backend)
+    h = dropout(gate * up, p, key=first, backend=backend)
+    return dropout(product(h, t["down.weight"]), p, t.get("down.bias"), key=second, backend=backend)
+
+
+def reference(params: SwiGLU, x: Tensor, p: float, key: Tensor | None) -> Tensor:
+    """The specification, in plain torch."""
+
+    def mapped(layer: Linear, x: Tensor) -> Tensor:
+        y = torch.einsum("...e,fe->...f", x, layer["weight"])
+        return y + layer["bias"] if "bias" in layer else y
+
+    def dropped(y: Tensor, i: int) -> Tensor:
+        return y if key is None else torch.where(kept(children(key, x, 2)[i], p, *y.shape[-2:]), y * grown(p), 0)
+
+    h = dropped(silu(mapped(params["gate"], x)) * mapped(params["up"], x), 0)
+    return dropped(mapped(params["down"], h), 1)
+
+
+def _case(name: str, names: str, shapes: str, p: float = 0.0, tags: str = "", **sizes: int) -> Case:
+    def call(x: Tensor, *rest: Tensor, backend: str | None = None) -> tuple[Tensor]:
+        params, key = tree(dict(zip(names.split(), rest, strict=True))), random.key(3) if p else None
+        if backend == "reference":
+            return (reference(params, x, p, key),)  # type: ignore[arg-type]
+        return (swiglu(params, x, p, key=key, backend=backend),)  # type: ignore[arg-type]
+
+    given = dict(zip(("x", *names.split()), shapes.split(","), strict=True))
+    return Case(name, call, given, {"B": 2, "M": 3, "E": 4, "F": 5, **sizes}, frozenset(tags.split()))
+
+
+WEIGHTS = "gate.weight up.weight down.weight"
+CASES = (
+    _case("plain", WEIGHTS, "B M E,F E,F E,E F"),
+    _case("biases", f"{WEIGHTS} gate.bias up.bias down.bias", "M E,F E,F E,E F,F,F,E", p=0.3),
+    _case("a row", WEIGHTS, "E,F E,F E,E F", tags="tiny", E=2, F=2),
+    _case("no rows", WEIGHTS, "M E,F E,F E,E F", tags="empty", M=0),
+)
