@@ -22,7 +22,7 @@ from xfn import random
 from xfn.sparsity import Csr
 
 from ..cases import error
-from ..laws.test_fuzz import FUZZ, equals_the_reference
+from ..laws.test_fuzz import FUZZ, Problem, agrees
 from ..laws.test_fuzz_sparse import SparseProblem, sparse_problems
 
 emulator: Any = sys.modules.get("tests.gpu.emulator")
@@ -34,7 +34,7 @@ ROOT = Path(__file__).parent.parent.parent
 @settings(FUZZ, max_examples=15)
 @given(sparse_problems(st.integers(0, 60)).filter(lambda problem: problem.dtype != torch.float64))
 def test_any_call_equals_the_reference(problem: SparseProblem) -> None:
-    equals_the_reference(problem, "cuda")
+    agrees(problem, Problem.family, "cuda")
 
 
 def both(csr: Csr, x: tuple[Tensor, ...], backend: str, dtype: torch.dtype) -> list[Tensor]:

@@ -195,8 +195,8 @@ def agrees(problem: Problem, members: Callable[..., dict[str, Any]], backend: st
         assert found <= allowed, f"{member}: error {found:.2e} exceeds {allowed:.2e}"
 
 
-def equals_the_reference(problem: Problem, backend: str = "cpu") -> None:
-    agrees(problem, Problem.family, backend)
+def equals_the_reference(problem: Problem) -> None:
+    agrees(problem, Problem.family)
 
 
 @pytest.mark.usefixtures("poisoned")
