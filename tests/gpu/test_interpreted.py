@@ -36,7 +36,7 @@ def runs(problem: Problem) -> bool:
 
 
 @pytest.mark.usefixtures("poisoned")
-@settings(FUZZ, max_examples=40)
+@settings(FUZZ, max_examples=20)
 @given(problems(st.integers(1, 40), st.integers(1, 40)).filter(runs))
 def test_any_call_equals_the_reference(problem: Problem) -> None:
     """Within three times the reference's own error and thirty-two roundings."""
@@ -49,29 +49,29 @@ def test_any_call_equals_the_reference(problem: Problem) -> None:
         assert found <= allowed, f"{member}: error {found:.2e} exceeds {allowed:.2e}"
 
 
-@pytest.mark.parametrize("spoil", ["q", "k", "v", "dout", "dlse", "tq", "tk", "tv", "tdout"])
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
 @pytest.mark.parametrize("attend", HIDES.values(), ids=HIDES)
-def test_two_documents_never_meet(attend: Any, bad: float, spoil: str) -> None:
-    """All about the second document is spoilt; the first does not change by a bit."""
+def test_two_documents_never_meet(attend: Any, bad: float) -> None:
+    """Something of the second document is spoilt, one thing after the other; the first does not change by a bit."""
     shapes = dict.fromkeys(("q", "k", "v", "tq", "tk", "tv", "dout", "tdout"), (5, 2, 4)) | {"dlse": (2, 5)}
     clean = {name: torch.randn(shape) for name, shape in shapes.items()}
-    spoilt = {name: t.clone() for name, t in clean.items()}
-    spoilt[spoil][(..., slice(3, None)) if spoil == "dlse" else slice(2 if spoil[-1] in "kv" else 3, None)] = bad
 
     def results(at: dict[str, Tensor]) -> tuple[Tensor, ...]:
         x, t = tuple(at[n] for n in "qkv"), tuple(at["t" + n] for n in "qkv")
         f = partial(attend, backend="triton")
-        out, lse = f(*x)
         gradient = lambda dout, *x: func.vjp(f, *x)[1]((dout, at["dlse"]))
         tangent = lambda *x: func.jvp(f, x, t)[1]
-        moves = [out, lse], tangent(*x), func.jvp(tangent, x, t)[1]
+        moves = f(*x), *func.jvp(tangent, x, t)
         pulls = func.jvp(gradient, (at["dout"], *x), (at["tdout"], *t))
         own = [part for out, lse in moves for part in (out[:3], lse[:, :3])]
         return *own, *(part for dq, dk, dv in pulls for part in (dq[:3], dk[:2], dv[:2]))
 
-    pairs = zip(results(spoilt), results(clean), strict=True)
-    assert all(torch.equal(a, b) for a, b in pairs)
+    want = results(clean)
+    for name, t in clean.items():
+        spoilt = t.clone()
+        spoilt[(..., slice(3, None)) if name == "dlse" else slice(2 if name[-1] in "kv" else 3, None)] = bad
+        got = results(clean | {name: spoilt})
+        assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True)), name
 
 
 def test_a_spoilt_key_is_seen() -> None:
