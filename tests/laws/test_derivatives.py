@@ -48,6 +48,19 @@ def test_second_derivatives_in_four_nestings(subject: Subject) -> None:
     agree(func.jvp(lambda *x: func.jvp(scalar, x, t)[1], x, t)[1], dot(want, t), 1e-8)
 
 
+@subjects(tiny)
+def test_the_tape_sees_through_levels_to_fourth_order(subject: Subject) -> None:
+    """The gradient, by autograd's own tape, of a tangent of a tangent of a gradient."""
+
+    def fourth(f: Subject) -> Tensors:
+        leaves = tuple(v.requires_grad_() for v in subject.draw())
+        along = lambda g: lambda *x: func.jvp(g, x, subject.draw(1))[1]
+        y = along(along(func.grad(loss(f), tuple(range(len(leaves))))))(*leaves)
+        return torch.autograd.grad(dot(y, subject.draw(2)), leaves)
+
+    agree(fourth(subject), fourth(subject.oracle))
+
+
 @pytest.mark.filterwarnings("ignore:Input #")
 @subjects(tiny, backends=(None, "complete"))
 def test_torch_checks_the_gradients_too(subject: Subject) -> None:

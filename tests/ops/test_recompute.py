@@ -1,6 +1,7 @@
 """recompute(f) is f, under every transform, and keeps its inputs alone."""
 
 import inspect
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +17,7 @@ from xfn._core.functions import captured
 
 from ..cases import agree
 from ..ledger import compiled
-from ..transforms import TRANSFORMS, Point, Tensors, Transform, grad, jvp_grad, vmap_grad
+from ..transforms import TRANSFORMS, Point, Tensors, Transform, grad, vmap_grad
 
 DIFFERENTIATED = "differentiated and not among its arguments"
 
@@ -59,7 +60,29 @@ def test_is_the_function(name: str, transform: Transform) -> None:
     agree(transform(frugal, at), transform(plain, at))
 
 
-@pytest.mark.parametrize("transform", [grad, vmap_grad, jvp_grad], ids=lambda t: t.__name__)
+NESTS = ["".join(ts) for n in (2, 3) for ts in itertools.product("GJV", repeat=n)]
+
+
+def nest(transforms: str, f: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+    """A nest of grad, jvp and vmap, the outermost first, and its gradient by the tape; small x keep it well posed."""
+    for transform in reversed(transforms):
+        f = {
+            "G": lambda x, f=f: func.grad(lambda x: f(x).sin().sum())(x),
+            "J": lambda x, f=f: func.jvp(f, (x,), (x.cos(),))[1],
+            "V": lambda x, f=f: func.vmap(lambda s: f(x * s))(torch.tensor([1.0, 0.5], dtype=x.dtype)),
+        }[transform]
+    y = f(x.requires_grad_())
+    return y, torch.autograd.grad(y.sin().sum(), x)[0]
+
+
+@pytest.mark.parametrize("transforms", NESTS)
+def test_every_nest(transforms: str) -> None:
+    f = lambda a, b: torch.tanh(a @ b) * b.sin()
+    x = 0.3 * torch.randn(2, 2, dtype=torch.float64)
+    agree(nest(transforms, lambda x: recompute(f)(x, x.cos()), x), nest(transforms, lambda x: f(x, x.cos()), x))
+
+
+@pytest.mark.parametrize("transform", [grad, vmap_grad], ids=lambda t: t.__name__)
 def test_transforms_of_it_compile(transform: Transform) -> None:
     frugal, plain, at = pair("attention")
     agree(compiled(transform, frugal, at, "aot_eager"), transform(plain, at))

@@ -13,7 +13,8 @@ from xfn import ShapeError, random, reversible
 
 from ..cases import agree
 from ..ledger import compiled
-from ..transforms import TRANSFORMS, Point, Tensors, Transform, grad, jvp_grad, vmap_grad
+from ..transforms import TRANSFORMS, Point, Tensors, Transform, grad, vmap_grad
+from .test_recompute import NESTS, nest
 
 Params = list[tuple[Any, Any]]
 
@@ -58,7 +59,14 @@ def test_is_the_loop(transform: Transform) -> None:
     agree(transform(two(reversible(mix, feed)), at), transform(two(loop), at))
 
 
-@pytest.mark.parametrize("transform", [grad, vmap_grad, jvp_grad], ids=lambda t: t.__name__)
+@pytest.mark.parametrize("transforms", NESTS)
+def test_every_nest(transforms: str) -> None:
+    x, shift = 0.3 * torch.randn(2, 2, 2, dtype=torch.float64)
+    f = lambda stack: lambda x: (lambda y1, y2: y1 * y2)(*stack([(x, x.sin()), (x.cos(), x)], x, x, shift))
+    agree(nest(transforms, f(reversible(half, half)), x), nest(transforms, f(plain), x))
+
+
+@pytest.mark.parametrize("transform", [grad, vmap_grad], ids=lambda t: t.__name__)
 def test_transforms_of_it_compile(transform: Transform) -> None:
     at = point()
     agree(compiled(transform, two(reversible(mix, feed)), at, "aot_eager"), transform(two(loop), at))

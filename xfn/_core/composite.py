@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .kernel import Grads, Outs, variable
+from .levels import levels
 from .shapes import Operand, Signature, batch_of
 
 Function = Callable[..., Outs]
@@ -25,9 +26,9 @@ def pull(f: Function, at: Outs, cotangents: Outs) -> Outs:
         zeros = [variable(torch.zeros_like(t)) for t in at]
         outs = f(*(t + zero for t, zero in zip(at, zeros, strict=True)))
         pairs = [(out, u) for out, u in zip(outs, cotangents, strict=True) if out.requires_grad]  # a constant has none
-        if not pairs:
+        if not pairs and levels()[-1:] != ["Vmap"]:  # directly under a map nothing can be a leaf, and that must raise
             return tuple(torch.zeros_like(t) for t in at)
-        outs, cotangents = zip(*pairs, strict=True)
+        outs, cotangents = zip(*pairs, strict=True) if pairs else (outs, cotangents)
         return torch.autograd.grad(outs, zeros, cotangents, create_graph=again, materialize_grads=True)
 
 

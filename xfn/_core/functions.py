@@ -27,9 +27,11 @@ def backwards(f: Function, x: Outs, needs: Sequence[bool], dy: Grads) -> tuple[O
     live, given = holes(needs), tensors(dy)
     of = _of(f, x, live, lambda y: tuple(t for t, d in zip(y, dy, strict=True) if d is not None))
     at = [t for t, need in zip(x, needs, strict=True) if need]
-    if levels() or any(t.requires_grad for t in (*x, *given)):
-        _, pull, y = func.vjp(of, *at, has_aux=True)  # type: ignore[misc]
-        return y, filled(live, pull(given))
+    if levels() or (torch.is_grad_enabled() and any(t.requires_grad for t in (*x, *given))):
+        # grad, not vjp: what the backward pass of an op opens must not stand directly under a map, outside this level
+        dot = lambda *values: _dot(given, of(*values))
+        grads, y = func.grad(dot, tuple(range(len(at))), has_aux=True)(*at)
+        return y, filled(live, grads)
     with torch.enable_grad():  # nobody looks on, and there is a shorter road
         leaves = [t.detach().requires_grad_() for t in at]
         outs, y = of(*leaves)
@@ -46,6 +48,11 @@ def forwards(f: Function, x: Outs, tx: Grads) -> tuple[Outs, Outs]:
     at = tuple(t for t, d in zip(x, tx, strict=True) if d is not None)
     _, ty, y = func.jvp(of, at, tensors(tx), has_aux=True)  # type: ignore[misc]
     return y, ty
+
+
+def _dot(given: Outs, results: tuple[Outs, Outs]) -> tuple[Any, Outs]:
+    outs, y = results
+    return sum((t * d.conj()).sum().real for t, d in zip(outs, given, strict=True)), y
 
 
 def _of(f: Function, x: Outs, live: Sequence[Any], some: Callable[[Outs], Outs]) -> Callable[..., tuple[Outs, Outs]]:

@@ -183,7 +183,7 @@ class _Attached(torch.autograd.Function):
     @staticmethod
     def vmap(info: Any, in_dims: Dims, rule: Rule, count: int, *tensors: Tensor) -> Any:
         y, x, ydims, xdims = tensors[:count], tensors[count:], in_dims[2 : 2 + count], in_dims[2 + count :]
-        if not any(t.requires_grad for t in tensors) and not {"Grad", "Jvp"} & set(levels()):
+        if not any(bottom(t).requires_grad for t in tensors) and not {"Grad", "Jvp"} & set(levels()):
             return tuple(t.detach() for t in y), tuple(ydims)
         _refuse(rule, any(escaped(t) for f in rule.origin for t in captured(f)), "mapped")
         mapped, x = rule.batched(x, xdims, info)
