@@ -167,7 +167,7 @@ class _Attached(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *dy: Tensor | None) -> Any:
         none, needs = [None] * (2 + len(dy)), ctx.needs_input_grad[2 + len(dy) :]
-        if all(d is None for d in dy):
+        if not any(needs) or all(d is None for d in dy):
             return *none, *[None] * len(needs)
         return *none, *ctx.rule.pull(ctx.saved_tensors, dy, needs)
 
