@@ -7,7 +7,7 @@ from triton.runtime import driver
 INTERPRETED = bool(knobs.runtime.interpret)
 """Whether Triton interprets its kernels on the CPU, as it was told before it was imported."""
 SMALL = 16
-"""The sides of a tile that is interpreted."""
+"""The least side of a tile, and both of one that is interpreted."""
 
 SPLIT = 1024
 """The width from which on rows come in chunks, in the tables: those which no other entry takes."""
@@ -83,8 +83,9 @@ def tiles(kernel: str, K: int, V: int, dtype: torch.dtype, rich: bool, block: in
     if INTERPRETED:
         BM, BN, most = SMALL, SMALL, (max(SMALL, K // 4), max(SMALL, V // 4))
     if block:
-        line = max(SMALL, block)
+        line, area = max(SMALL, block), BM * BN
         BM = BM if kernel in COLUMNS else min(BM, line)
         BN = min(BN, line) if kernel in COLUMNS or kernel.endswith("bias") else BN
+        warps = max(4, warps * BM * BN // area)
     BK, BV = min(K, most[0]), min(V, most[1])
     return {"BM": BM, "BN": BN, "BK": BK, "BV": BV, "num_warps": warps, "num_stages": stages}
