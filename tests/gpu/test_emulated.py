@@ -31,7 +31,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 @pytest.mark.usefixtures("poisoned")
-@settings(FUZZ, max_examples=15)
+@settings(FUZZ, max_examples=10)
 @given(sparse_problems(st.integers(0, 60)).filter(lambda problem: problem.dtype != torch.float64))
 def test_any_call_equals_the_reference(problem: SparseProblem) -> None:
     agrees(problem, Problem.family, "cuda")
@@ -131,7 +131,6 @@ def test_a_mistake_is_found(which: int) -> None:
 
 MISTAKES = {
     "no edge": ("if (f >= features) continue;\n      const Pack", "const Pack", "outside of the tensors"),
-    "every group": ("if (at.group() == 0) dq.store", "dq.store", "a race"),
     "no rescaling": ("sum * times + sums * others", "sum + sums", "exceeds"),
 }
 

@@ -23,14 +23,15 @@ dim3 threadIdx, blockIdx, blockDim, gridDim;
 namespace machine {
 namespace {
 
-constexpr int WARP = 32;
+constexpr int WARP = 32, MOST = 1024;  // threads in a warp, and in a block
 constexpr size_t STACK = 1 << 17;
+constexpr cudaError_t FAULT = 719;
 
-struct Thread {
-  std::unique_ptr<char[]> stack{new char[STACK]};
+struct Thread {  // born once, it waits for the next block when it is done with one
+  std::unique_ptr<char[]> stack;
   ucontext_t context;
   jmp_buf at;
-  bool begun, done;
+  bool born = false, done;
   Meeting waits;
   unsigned mask;
   uint64_t mine, found;
@@ -54,7 +55,8 @@ struct Touched {
 
 std::mutex turn;
 std::vector<Range> ranges;
-std::vector<Thread> all;
+std::vector<Thread> all(MOST);
+int threads = 0;
 std::unordered_map<uintptr_t, Touched> touched;  // by two bytes, as far as something may be written there
 std::string fault;
 bool running = false;
@@ -105,10 +107,12 @@ void touch(const void* address, size_t bytes, bool writes) {
   }
 }
 
-void begin() {
-  entry(argument.first);
-  all[now].done = true;
-  _longjmp(home, 1);
+void live() {
+  while (true) {
+    entry(argument.first);
+    all[now].done = true;
+    if (!_setjmp(all[now].at)) _longjmp(home, 1);
+  }
 }
 
 void go(int thread) {
@@ -118,8 +122,11 @@ void go(int thread) {
   t.waits = Meeting::none;
   switch (_setjmp(home)) {
     case 0:
-      if (t.begun) _longjmp(t.at, 1);
-      t.begun = true;
+      if (t.born) _longjmp(t.at, 1);
+      t.born = true, t.stack.reset(new char[STACK]);
+      getcontext(&t.context);
+      t.context.uc_stack.ss_sp = t.stack.get(), t.context.uc_stack.ss_size = STACK, t.context.uc_link = nullptr;
+      makecontext(&t.context, live, 0);
       setcontext(&t.context);
       break;
     case 2:
@@ -153,18 +160,16 @@ void go_warp(int first, int last) {
   }
 }
 
-void go_block(int threads) {
-  for (Thread& t : all) {
-    t.begun = t.done = false, t.waits = Meeting::none, t.warps = t.blocks = 0;
-    getcontext(&t.context);
-    t.context.uc_stack.ss_sp = t.stack.get(), t.context.uc_stack.ss_size = STACK, t.context.uc_link = nullptr;
-    makecontext(&t.context, begin, 0);
+void go_block() {
+  for (int i = 0; i < threads; i++) {
+    Thread& t = all[i];
+    t.done = false, t.waits = Meeting::none, t.warps = t.blocks = 0;
   }
   for (bool left = true; left;) {
     for (int first = 0; first < threads; first += WARP) go_warp(first, min(first + WARP, threads));
     left = false;
-    for (Thread& t : all)
-      if (!t.done) left = true, t.blocks++, t.waits = Meeting::none;
+    for (int i = 0; i < threads; i++)
+      if (!all[i].done) left = true, all[i].blocks++, all[i].waits = Meeting::none;
   }
 }
 
@@ -182,8 +187,8 @@ uint64_t meet(Meeting what, unsigned mask, uint64_t mine, int from) {
 cudaError_t run(const cudaLaunchConfig_t& config, void (*enter)(const void*), const void* launch, size_t bytes) {
   const std::lock_guard<std::mutex> lock(turn);
   gridDim = config.gridDim, blockDim = config.blockDim;
-  const int threads = (int)(blockDim.x * blockDim.y * blockDim.z);
-  all.resize(threads);
+  threads = (int)(blockDim.x * blockDim.y * blockDim.z);
+  if (threads > MOST) return cudaErrorInvalidValue;
   touched.clear();
   entry = enter, argument = {static_cast<const char*>(launch), static_cast<const char*>(launch) + bytes, false};
   cudaError_t error = 0;
@@ -193,14 +198,17 @@ cudaError_t run(const cudaLaunchConfig_t& config, void (*enter)(const void*), co
       const int64_t x = gridDim.x, y = gridDim.y;
       blockIdx = dim3((unsigned)(place % x), (unsigned)(place / x % y), (unsigned)(place / x / y));
       for (const char* p = __start_shared; p < __stop_shared; p += 2) touched.erase((uintptr_t)p / 2);
-      go_block(threads);
+      go_block();
     }
-  } catch (const std::string& why) { fault = why, error = 719; }
+  } catch (const std::string& why) {
+    fault = why, error = FAULT;
+    for (Thread& t : all) t.born = false;  // whatever they were at
+  }
   running = false;
   return error;
 }
 
-const char* text(cudaError_t error) { return error == 719 ? fault.c_str() : "a launch of wrong sizes"; }
+const char* text(cudaError_t error) { return error == FAULT ? fault.c_str() : "a launch of wrong sizes"; }
 
 }  // namespace machine
 
