@@ -109,8 +109,9 @@ def test_equals_the_reference_or_refuses(
 
 @pytest.mark.parametrize(("primitive", "case", "member", "backend"), KERNELS)
 def test_an_unwanted_gradient_is_none(primitive: Primitive, case: Case, member: Member, backend: str) -> None:
-    """In float64, or the first dtype that the backend takes."""
-    for dtype in DTYPES if member.inward else ():
+    """In float64, or on tiny cases in the first dtype that the backend takes."""
+    dtypes = DTYPES if "tiny" in case.tags else DTYPES[:1]
+    for dtype in dtypes if member.inward else ():
         at = Arguments(primitive, case, dtype)
         groups = at.of(member, {("dy", 1)})
         if at.against(member, groups, backend):
