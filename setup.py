@@ -53,6 +53,15 @@ def targets(nvcc: str) -> list[int]:
     return [target for target in TARGETS if f"sm_{target}" in known]
 
 
+def runtime(nvcc: str) -> str:
+    """CUDA's runtime as it is linked in, so that the library needs none."""
+    home = Path(nvcc).resolve().parent.parent
+    found = next(home.rglob("libcudart_static.a"), None)
+    if found is None:
+        raise FileNotFoundError(f"no libcudart_static.a under {home}")
+    return str(found)
+
+
 class Build(build_ext):
     """Each file for itself, side by side; libraries that no version of Python or torch is part of."""
 
@@ -61,7 +70,7 @@ class Build(build_ext):
 
     def build_extension(self, extension: Extension) -> None:
         torch, nvcc, cuda = find_spec("torch"), find_nvcc(), extension.name == "xfn._cuda"
-        kind, instead = ("CUDA", "GPUs have Triton") if cuda else ("C++", "plain torch is used instead")
+        kind = "CUDA" if cuda else "C++"
         if torch is None or not torch.submodule_search_locations:
             print(f"xfn: no torch in this build, so the {kind} kernels are left out; see python -m xfn.info")
             return
@@ -94,8 +103,7 @@ class Build(build_ext):
                     f"-gencode=arch=compute_{known[-1]},code=compute_{known[-1]}",
                 ]
                 commands[".cpp"].append(f'-DXFN_TARGETS="{" ".join(f"sm_{t}" for t in known)}"')
-                static = Path(nvcc).resolve().parent.parent.rglob("libcudart_static.a")
-                libraries += [str(next(static)), "-ldl", "-lrt", "-lpthread"]
+                libraries += [runtime(nvcc), "-ldl", "-lrt", "-lpthread"]
             for folder in (into, to.parent):
                 folder.mkdir(parents=True, exist_ok=True)
             with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -104,10 +112,10 @@ class Build(build_ext):
             link = ["-shared", *objects, "-o", str(half), *libraries]
             subprocess.run([compiler, *link, *os.environ.get("LDFLAGS", "").split()], check=True)
             half.replace(to)
-        except (OSError, StopIteration, subprocess.CalledProcessError) as error:
+        except (OSError, subprocess.CalledProcessError) as error:
             if os.environ.get("XFN_REQUIRE_CUDA" if cuda else "XFN_REQUIRE_CPU"):
                 raise
-            print(f"xfn: the {kind} kernels could not be built ({error}); {instead}")
+            print(f"xfn: the {kind} kernels could not be built ({error}); plain torch is used instead")
 
 
 def library(name: str, files: list[str]) -> Extension:
