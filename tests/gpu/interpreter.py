@@ -1,14 +1,19 @@
 """Triton 3.6's interpreter, mended where it computes something else than a GPU does, or fails.
 
-Loaded with ``-p tests.gpu.interpreter`` before any kernel, in a process that has TRITON_INTERPRET=1.
+Loaded with ``-p tests.gpu.interpreter`` before any kernel, in a process that has TRITON_INTERPRET=1. Every launch is
+watched by the sanitizer.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import pytest
 import triton
 import triton.language as tl
 import triton.runtime.interpreter as interpreter
+
+from . import sanitizer
 
 assert triton.__version__.startswith("3.6."), "written for triton 3.6: see which of these are still needed"
 
@@ -54,13 +59,7 @@ def patch_lang_tensor(tensor: Any, scope: Any) -> None:
 
 # bfloat16 is kept as its bits, which the interpreter multiplies, adds and compares as integers, and truncates to.
 
-create_dot, cast, round_to, binary, unary = (
-    Builder.create_dot,
-    Builder.cast_impl,
-    Builder.create_fp_to_fp,
-    Builder.binary_op,
-    Builder.unary_op,
-)
+create_dot, cast, round_to, binary = Builder.create_dot, Builder.cast_impl, Builder.create_fp_to_fp, Builder.binary_op
 
 
 def dot(self: Any, a: Any, b: Any, d: Any, precision: Any, accumulations: Any) -> Any:
@@ -89,12 +88,8 @@ def fp_to_fp(self: Any, x: Any, to: Any, rounding: Any) -> Any:
 def binary_op(self: Any, a: Any, b: Any, op: Any) -> Any:
     if is_bf16(a) and op not in BITS:
         found = op(widened(a.data), widened(b.data))
-        return Handle(found if op in TESTS else narrowed(found), tl.bfloat16)
+        return Handle(found, tl.int1) if op in TESTS else Handle(narrowed(found), tl.bfloat16)
     return binary(self, a, b, op)
-
-
-def unary_op(self: Any, x: Any, op: Any) -> Any:
-    return Handle(narrowed(op(widened(x.data))), tl.bfloat16) if is_bf16(x) else unary(self, x, op)
 
 
 def get_bf16(self: Any, value: float) -> Any:
@@ -154,8 +149,16 @@ def executor(self: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 Builder.create_dot, Builder.cast_impl, Builder.create_fp_to_fp = dot, cast_impl, fp_to_fp
-Builder.binary_op, Builder.unary_op, Builder.get_bf16 = binary_op, unary_op, get_bf16
+Builder.binary_op, Builder.get_bf16 = binary_op, get_bf16
 Builder.create_maxnumf = lambda self, a, b: self.binary_op(a, b, np.fmax)
 Builder.create_minnumf = lambda self, a, b: self.binary_op(a, b, np.fmin)
-interpreter._patch_lang_tensor, interpreter._patch_lang = patch_lang_tensor, patch_lang
+interpreter._patch_lang = patch_lang
 interpreter._implicit_cvt, interpreter.GridExecutor.__call__ = implicit, executor
+sanitizer.install()
+
+
+@pytest.fixture(autouse=True)
+def settled() -> Iterator[None]:
+    """Behind each test, whether its kernels wrote whole what they began to write."""
+    yield
+    sanitizer.settle()
