@@ -1,6 +1,7 @@
 # make demo · make test · make lint · make oracle · make sanitize · make gpu: each sets itself up in .venv, from constraints.txt,
 # and builds the C++ library where there is a compiler; sanitize builds another, in a tree of its own. gpu needs none:
-# it runs the Triton and CUDA kernels on the CPU, and compiles them ahead of time, those of CUDA where nvcc is.
+# it runs the Triton and CUDA kernels on the CPU, and compiles them ahead of time, those of CUDA where nvcc is. Where there
+# is a GPU, with whatever torch and pytest there are: python -m pytest -m gpu -n 16.
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin

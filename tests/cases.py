@@ -14,6 +14,8 @@ from xfn._core.dispatch import Call, module, reasons
 from xfn._core.primitive import Primitive
 from xfn.info import functions
 
+from .device import gpu
+from .transforms import Point
 from .watch import watch
 
 Tensors = tuple[Tensor, ...]
@@ -21,14 +23,16 @@ Tensors = tuple[Tensor, ...]
 
 @dataclass(frozen=True)
 class Subject:
-    """One case of one op, on one backend."""
+    """One case of one op, on one backend, in one dtype."""
 
     op: str
     case: Case
     backend: str | None
+    dtype: torch.dtype = torch.float64
 
     def __str__(self) -> str:
-        return f"{self.op}-{self.case}-{self.backend or 'chosen'}"
+        narrow = "" if self.dtype == torch.float64 else f"-{str(self.dtype).removeprefix('torch.')}"
+        return f"{self.op}-{self.case}-{self.backend or 'chosen'}{narrow}"
 
     __repr__ = __str__
 
@@ -38,50 +42,53 @@ class Subject:
 
     @property
     def oracle(self) -> "Subject":
-        return Subject(self.op, self.case, "reference")
+        return Subject(self.op, self.case, "reference", self.dtype)
 
-    def draw(self, seed: int = 0, dtype: torch.dtype = torch.float64, examples: int | None = None) -> Tensors:
+    def draw(self, seed: int = 0, examples: int | None = None) -> Tensors:
         """Its tensors; with ``examples``, stacked on a leading axis."""
         generator = torch.Generator().manual_seed(seed)
         lead = () if examples is None else (examples,)
         shapes = [(*lead, *self.case.shape(name)) for name in self.case.shapes]
-        return tuple(torch.randn(s, generator=generator, dtype=torch.float64).to(dtype) for s in shapes)
+        return tuple(torch.randn(s, generator=generator, dtype=self.dtype) for s in shapes)
 
 
 def subjects(
-    keep: Callable[[Case], bool] = lambda case: True, backends: Sequence[str | None] = (None,)
-) -> pytest.MarkDecorator:
-    """Parametrise a law over the cases that are not for benchmarks.
+    keep: Callable[[Case], bool] = lambda case: True,
+    backends: Sequence[str | None] = (None,),
+    dtypes: Sequence[torch.dtype] = (torch.float64,),
+) -> Callable[[Any], Any]:
+    """Parametrise a law over the cases that are not for benchmarks; it runs on a GPU too.
 
     Of the backends, ``None`` is the automatic choice and ``"complete"`` each one that has a whole family.
     """
     found = [
-        Subject(op, case, backend)
+        Subject(op, case, backend, dtype)
         for op, primitive, cases in functions()
         for case in cases
         if keep(case) and "long" not in case.tags
+        for dtype in dtypes
         for name in backends
-        for backend in (complete(primitive) if name == "complete" else (name,))
+        for backend in (complete(primitive, dtype) if name == "complete" else (name,))
     ]
-    return pytest.mark.parametrize("subject", found, ids=str)
+    return lambda law: gpu(pytest.mark.parametrize("subject", found, ids=str)(law))
 
 
 def running(primitive: Primitive, dtype: torch.dtype) -> list[str]:
-    """The backends that run what the laws draw: tensors of a dtype, on the CPU."""
+    """The backends that run what the laws draw: tensors of a dtype, where the laws run."""
     case = next(cases[0] for _, found, cases in functions() if found is primitive)
-    ((_, flat),) = watch(lambda: case.call(*Subject(primitive.name, case, None).draw(dtype=dtype))).calls
+    ((_, flat),) = watch(lambda: case.call(*Subject(primitive.name, case, None, dtype).draw())).calls
     member = primitive.forward
     options = dict(zip(primitive.options, flat[member.numbers], strict=False))
     call = Call(primitive.name, "forward", dict(zip(member.names, flat, strict=False)), options)
     return [b for b in primitive.backends if not reasons(b, call)]
 
 
-def complete(primitive: Primitive | None) -> list[str]:
-    """Those of them that implement every member of the family, in float64."""
+def complete(primitive: Primitive | None, dtype: torch.dtype = torch.float64) -> list[str]:
+    """Those of them that implement every member of the family."""
     if primitive is None:
         return []
     members = [member.member for member in primitive.family]
-    found = running(primitive, torch.float64)
+    found = running(primitive, dtype)
     return [b for b in found if all(hasattr(module(b, primitive.name), m) for m in members)]
 
 
@@ -103,6 +110,18 @@ def error(got: Any, want: Any) -> float:
             scale = max(1.0, b.double().abs().max().item())
             worst = max(worst, (a.double() - b.double()).abs().nan_to_num(nan=torch.inf).max().item() / scale)
     return worst
+
+
+def follows(f: Callable[[Any, Any], Any], subject: Subject, at: Point) -> None:
+    """``f`` of a subject at a point agrees with ``f`` of the reference: to the last digits in float64, else within
+    three times the reference's own error in its dtype and thirty-two roundings."""
+    got, same = f(subject, at), f(subject.oracle, at)
+    if subject.dtype == torch.float64:
+        agree(got, same)
+        return
+    exact = f(subject.oracle, at.double())
+    allowed = 3 * error(same, exact) + 32 * torch.finfo(subject.dtype).eps
+    assert (found := error(got, exact)) <= allowed, f"relative error {found:.2e} exceeds {allowed:.2e}"
 
 
 def agree(got: Any, want: Any, tolerance: float = 1e-10) -> None:

@@ -1,16 +1,37 @@
 """Every test starts from the same seed, on one thread a worker, and without compiled code of an earlier run.
 
 AOTAutograd's cache does not see the rules of a custom op, so an edited rule would be tested as it was before.
+
+``-m gpu`` runs what is marked so on a GPU, and skips it where there is none.
 """
 
+import os
 from collections.abc import Iterator
 
 import pytest
 import torch
 import torch._functorch.config
 
+from . import device
+
 torch._functorch.config.enable_autograd_cache = False
 torch.set_num_threads(1)
+
+
+def asked_for(config: pytest.Config) -> bool:
+    return bool(config.option.markexpr == "gpu")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if asked_for(config) and not device.why_not():
+        device.settle(torch.device("cuda"))
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # with this, what cuBLAS sums has one order
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if asked_for(config) and (reason := device.why_not()):
+        for item in items:
+            item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture(autouse=True)
@@ -23,7 +44,7 @@ def fresh() -> Iterator[None]:
 @pytest.fixture
 def poisoned() -> Iterator[None]:
     """``torch.empty`` gives NaN, so that an element which is never written shows."""
-    torch.use_deterministic_algorithms(True)
+    torch.use_deterministic_algorithms(True, warn_only=device.DEVICE.type == "cuda")
     try:
         yield
     finally:

@@ -12,9 +12,11 @@ from torch.utils import _pytree as tree
 import xfn
 from xfn import info
 from xfn._core import kernel
+from xfn._core.case import Case
 from xfn._core.errors import ShapeError
 from xfn._core.pytree import pytree, static
 from xfn._core.shapes import Signature
+from xfn.info import primitives
 
 
 def python(program: str, **environment: str) -> str:
@@ -119,3 +121,10 @@ def test_the_version_is_the_package_s() -> None:
     from importlib.metadata import version
 
     assert version("xfn") == xfn.__version__
+
+
+@pytest.mark.parametrize("case", [case for _, cases in primitives() for case in cases], ids=str)
+def test_a_case_runs_where_its_tensors_are(case: Case) -> None:
+    """On another device than the CPU, here one that has shapes alone; laws may then run on any."""
+    x = [torch.empty(case.shape(name), device="meta") for name in case.shapes]
+    assert all(y.is_meta for y in case.call(*x))

@@ -27,6 +27,9 @@ class Point:
     xs: Tensors
     ts: Tensors
 
+    def double(self) -> "Point":
+        return Point(*(tuple(v.double() for v in row) for row in vars(self).values()))
+
     @property
     def every(self) -> tuple[int, ...]:
         return tuple(range(len(self.x)))
@@ -158,7 +161,8 @@ def ensemble(f: Function, p: Point) -> Any:
     """``functional_call`` over ``stack_module_state``."""
     models = [Model(f, tuple(v[i] for v in p.xs)) for i in range(3)]
     state = func.stack_module_state(models)
-    return func.vmap(lambda state: func.functional_call(models[0], state, (torch.tensor(0.5),)))(state)
+    shift = torch.tensor(0.5)
+    return func.vmap(lambda state: func.functional_call(models[0], state, (shift,)))(state)
 
 
 # Compositions of two and three.

@@ -15,6 +15,7 @@ from xfn._core.primitive import Primitive
 from xfn.info import primitives
 
 from ..cases import agree, error, running
+from ..device import gpu
 from ..watch import watch
 
 Group = list[Tensor | None]
@@ -76,6 +77,7 @@ def functions(primitive: Primitive, member: Member, backend: str) -> tuple[Any, 
     return getattr(module(backend, primitive.name), member.member), getattr(primitive.composite, member.member)
 
 
+@gpu
 @pytest.mark.usefixtures("poisoned")
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(("primitive", "case", "member", "backend"), KERNELS)
@@ -107,6 +109,7 @@ def test_equals_the_reference_or_refuses(
     assert worst <= allowed, f"error {worst:.2e} exceeds {allowed:.2e} in {dtype}"
 
 
+@gpu
 @pytest.mark.parametrize(("primitive", "case", "member", "backend"), KERNELS)
 def test_an_unwanted_gradient_is_none(primitive: Primitive, case: Case, member: Member, backend: str) -> None:
     """In float64, or on tiny cases in the first dtype that the backend takes."""

@@ -12,6 +12,7 @@ from xfn import KeyRequired, ShapeError, Unsupported, bias, random
 from xfn.ops.attention import ATTENTION
 
 from ..cases import agree, complete
+from ..device import gpu
 from ..transforms import TRANSFORMS, Point, Transform
 
 BACKENDS = [None, "reference", *complete(ATTENTION)]
@@ -22,6 +23,7 @@ def drawn(*shapes: tuple[int, ...], dtype: torch.dtype = torch.float64) -> list[
     return [torch.randn(shape, dtype=torch.float64).to(dtype) for shape in shapes]
 
 
+@gpu
 @backends
 def test_is_its_definition(backend: str | None) -> None:
     """One weight at a time, in Python."""
@@ -41,6 +43,7 @@ def test_is_its_definition(backend: str | None) -> None:
             agree(lse[h, m], total.log())  # type: ignore[union-attr]
 
 
+@gpu
 @backends
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
 def test_dtypes(dtype: torch.dtype, backend: str | None) -> None:
@@ -49,6 +52,7 @@ def test_dtypes(dtype: torch.dtype, backend: str | None) -> None:
     assert (out.dtype, lse.dtype) == (dtype, torch.float64 if dtype == torch.float64 else torch.float32)
 
 
+@gpu
 @backends
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("wider", [torch.float64, torch.float32, torch.float16], ids=str)
@@ -85,6 +89,7 @@ def test_shapes_alone_run_on_meta() -> None:
     assert (out.shape, lse.shape) == ((2, 5, 4, 8), (2, 4, 5))
 
 
+@gpu
 @backends
 def test_huge_and_tiny_logits_do_not_overflow(backend: str | None) -> None:
     q, k, v = (t.float() for t in drawn((4, 1, 8), (6, 1, 8), (6, 1, 8)))
@@ -109,6 +114,7 @@ BLIND = {
 }
 
 
+@gpu
 @backends
 @pytest.mark.parametrize("hidden", BLIND.values(), ids=BLIND)
 def test_a_row_that_sees_nothing_is_zero(hidden: Any, backend: str | None) -> None:
@@ -135,6 +141,7 @@ def test_a_row_that_sees_nothing_is_finite_under_every_transform(hidden: Any, tr
     assert all(t.isfinite().all() for t in _flat(transform(f, at)))
 
 
+@gpu
 @backends
 def test_nothing_to_see_and_nothing_to_do(backend: str | None) -> None:
     every = (0, 1, 2)
@@ -151,6 +158,7 @@ def test_nothing_to_see_and_nothing_to_do(backend: str | None) -> None:
 # Gradients by any road.
 
 
+@gpu
 def test_raw_ops_never_give_a_silent_zero() -> None:
     q, k, v = (t.requires_grad_() for t in drawn((3, 2, 4), (4, 2, 4), (4, 2, 4)))
     raw = lambda q, k, v: torch.ops.xfn.attention_forward(q, k, v, None, None, None, None, None, 0.0, 0.5, None)[0]
@@ -159,6 +167,7 @@ def test_raw_ops_never_give_a_silent_zero() -> None:
     agree(torch.autograd.grad(raw(q, k, v).sin().sum(), (q, k, v)), want)
 
 
+@gpu
 def test_a_frozen_operand_gets_no_gradient_and_a_bias_gets_its_own() -> None:
     q, k, v, b = drawn((3, 2, 4), (4, 2, 4), (4, 2, 4), (2, 3, 4))
     b.requires_grad_()

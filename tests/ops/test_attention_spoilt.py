@@ -10,6 +10,7 @@ import xfn
 from xfn import bias
 
 from ..cases import agree
+from ..device import gpu
 from ..transforms import dot
 from .test_attention import BACKENDS, backends, drawn
 
@@ -21,6 +22,7 @@ HIDES_LAST = {
 }
 
 
+@gpu
 @backends
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("hides", HIDES_LAST.values(), ids=HIDES_LAST)
@@ -53,6 +55,7 @@ HIDES_FROM_ALL = {
 }
 
 
+@gpu
 @backends
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("hides", HIDES_FROM_ALL.values(), ids=HIDES_FROM_ALL)
@@ -84,6 +87,7 @@ APART = {
 }
 
 
+@gpu
 @pytest.mark.parametrize("backend", [b for b in BACKENDS if b != "reference"])
 @pytest.mark.parametrize("spoil", ["q", "k", "v", "dq", "dk", "dv", "dout", "dlse", "tout"])
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
@@ -118,6 +122,7 @@ def test_two_documents_never_meet(hides: Any, bad: float, spoil: str, backend: s
         agree(got, want, 1e-13)
 
 
+@gpu
 @backends
 @pytest.mark.parametrize("hides", APART.values(), ids=APART)
 def test_a_query_spoils_the_keys_that_it_sees_alone(hides: Any, backend: str | None) -> None:
@@ -130,6 +135,7 @@ def test_a_query_spoils_the_keys_that_it_sees_alone(hides: Any, backend: str | N
         agree(got[:n], want[:n], 1e-13)
 
 
+@gpu
 @pytest.mark.parametrize("backend", [b for b in BACKENDS if b != "reference"])
 def test_a_blind_row_takes_any_cotangent(backend: str | None) -> None:
     """As when parts are merged by hand, whose lse is −∞."""

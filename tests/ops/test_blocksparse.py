@@ -15,6 +15,7 @@ from xfn.layout import Layout
 from xfn.ops.blocksparse import BLOCKSPARSE
 
 from ..cases import agree, complete, error
+from ..device import gpu
 from ..transforms import loss
 
 BACKENDS = complete(BLOCKSPARSE)
@@ -89,6 +90,7 @@ def test_few_queries_see_what_many_do(name: str, M: int, N: int, dtype: torch.dt
         assert error(got, want) <= 3 * error(rough, want) + 32 * torch.finfo(dtype).eps
 
 
+@gpu
 @backends
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_is_attention_under_the_mask(name: str, backend: str) -> None:

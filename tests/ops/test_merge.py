@@ -11,6 +11,7 @@ import xfn
 from xfn import ShapeError, bias
 
 from ..cases import agree
+from ..device import gpu
 from ..transforms import THIRD, TRANSFORMS, Point, Transform
 
 CUTS = (slice(0, 2), slice(2, 2), slice(2, 7))
@@ -26,6 +27,7 @@ def merged(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     return xfn.merge_attentions(*zip(*parts, strict=True))
 
 
+@gpu
 @pytest.mark.parametrize("transform", [t for t in TRANSFORMS if t not in THIRD], ids=lambda t: t.__name__)
 def test_is_the_attention_over_all_keys(transform: Transform) -> None:
     draw = lambda *lead: tuple(torch.randn(*lead, n, 2, 3, dtype=torch.float64) for n in (4, 7, 7))
@@ -33,6 +35,7 @@ def test_is_the_attention_over_all_keys(transform: Transform) -> None:
     agree(transform(merged, at), transform(whole, at))
 
 
+@gpu
 def test_a_part_that_sees_nothing_adds_nothing_even_garbage() -> None:
     q, k, v = torch.randn(3, 4, 2, 3, dtype=torch.float64)
     out, lse = xfn.attention_with_lse(q, k, v, bias.causal())
@@ -58,6 +61,7 @@ def test_parts_may_be_stacked_and_keep_their_dtype() -> None:
 OUT, LSE = torch.zeros(5, 2, 3), torch.zeros(2, 5)
 
 
+@gpu
 def test_parts_broadcast_each_for_itself() -> None:
     """Two parts of two examples, with one lse for both examples."""
     out, lse = torch.randn(2, 2, 5, 2, 3, dtype=torch.float64), torch.randn(2, 2, 5, dtype=torch.float64)

@@ -2,7 +2,13 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
+
+from torch import Tensor
+
+from .pytree import mapped
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -23,3 +29,8 @@ class Case:
 
     def __str__(self) -> str:
         return self.name
+
+
+def beside(tree: T, q: Tensor) -> T:
+    """What a case makes on the CPU, on the device of q."""
+    return tree if tree is None or q.device.type == "cpu" else mapped(lambda t: t.to(q.device), tree)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from torch import Tensor
 
 from .. import random
-from .._core.case import Case
+from .._core.case import Case, beside
 from .._core.errors import KeyRequired, ShapeError
 from .._core.kinds import autocast, check_kinds, check_number, check_probability, check_tensors
 from .._core.shapes import Shape, Signature, check_groups
@@ -64,8 +64,8 @@ def case(
     """A call of ``attend``; ``bias`` makes the bias from a tensor of the shape ``biased``, if that names one."""
 
     def call(q: Tensor, k: Tensor, v: Tensor, *rest: Tensor, backend: str | None = None) -> tuple[Tensor, Tensor]:
-        key = random.key(5) if p else None
-        return attend(q, k, v, bias(*rest), p, scale, key=key, backend=backend)
+        key = beside(random.key(5), q) if p else None
+        return attend(q, k, v, beside(bias(*rest), q), p, scale, key=key, backend=backend)
 
     shapes = {"q": f"{batch} M H K", "k": f"{batch} N G K", "v": f"{batch} N G V", "bias": biased}
     usual = {"B": 2, "M": 5, "N": 5, "H": 2, "G": 2, "K": 4, "V": 4}

@@ -13,7 +13,6 @@ key drops.
 Source: Child, Gray, Radford and Sutskever, "Generating long sequences with sparse transformers" (2019).
 """
 
-from functools import partial
 from typing import Any
 
 import torch
@@ -23,7 +22,7 @@ from .. import bias as biases
 from .. import layout as layouts
 from .. import random
 from .._core import tables
-from .._core.case import Case
+from .._core.case import Case, beside
 from .._core.errors import ShapeError
 from .._core.primitive import Primitive
 from .._core.shapes import Signature
@@ -174,7 +173,11 @@ BLOCKSPARSE = Primitive(
 
 def _case(layout: Layout, name: str, *bias: Any, **sizes: Any) -> Case:
     """A case of this layout, whose lengths are the case's."""
-    return case(partial(blocksparse_attention_with_lse, layout), name, *bias, M=layout.M, N=layout.N, **sizes)
+
+    def attend(q: Tensor, *rest: Any, **options: Any) -> tuple[Tensor, Tensor]:
+        return blocksparse_attention_with_lse(beside(layout, q), q, *rest, **options)
+
+    return case(attend, name, *bias, M=layout.M, N=layout.N, **sizes)
 
 
 TILES = layouts.Layout(torch.tensor([[1, 0, 1], [0, 0, 0], [1, 1, 0]]).bool(), 8, (19, 21))

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .. import random
-from .._core.case import Case
+from .._core.case import Case, beside
 from .._core.csr import LETTERS, build, lines_of, take
 from .._core.kinds import autocast, check_kinds, check_tensors, wide
 from .._core.primitive import Primitive
@@ -91,7 +91,7 @@ def _case(name: str, mask: str = "M N", batch: str = "B", density: float = 0.4, 
     whole = sized(density, {"B": 2, "M": 5, "N": 4, "H": 2, "G": 2, "K": 3}, sizes)
 
     def call(q: Tensor, k: Tensor, backend: str | None = None) -> tuple[Tensor]:
-        return (sddmm(pattern(whole, mask), q, k, backend=backend),)
+        return (sddmm(beside(pattern(whole, mask), q), q, k, backend=backend),)
 
     return Case(name, call, {"q": f"{batch} M H K", "k": f"{batch} N G K"}, whole, frozenset(tags.split()))
 

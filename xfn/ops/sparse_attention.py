@@ -13,7 +13,7 @@ Source: Child, Gray, Radford and Sutskever, "Generating long sequences with spar
 from torch import Tensor
 
 from .. import random
-from .._core.case import Case
+from .._core.case import Case, beside
 from .._core.csr import LETTERS, Tables
 from .._core.kinds import autocast, check_kinds, check_probability, check_tensors
 from .._core.primitive import Primitive
@@ -142,7 +142,7 @@ def _case(
     whole = sized(density, {"B": 2, "M": 5, "N": 5, "H": 2, "G": 2, "K": 4, "V": 4}, sizes)
 
     def call(q: Tensor, k: Tensor, v: Tensor, backend: str | None = None) -> tuple[Tensor, Tensor]:
-        csr, key = pattern(whole, mask), random.key(5) if p else None
+        csr, key = beside(pattern(whole, mask), q), beside(random.key(5), q) if p else None
         return sparse_attention_with_lse(csr, q, k, v, p, scale, key=key, backend=backend)
 
     shapes = {"q": f"{batch} M H K", "k": f"{batch} N G K", "v": f"{batch} N G V"}

@@ -11,7 +11,7 @@ Source: Gale, Zaharia, Young and Elsen, "Sparse GPU kernels for deep learning" (
 import torch
 from torch import Tensor
 
-from .._core.case import Case
+from .._core.case import Case, beside
 from .._core.csr import lines_of
 from .._core.kinds import check_kinds, check_tensors, wide
 from .._core.primitive import Primitive
@@ -69,7 +69,7 @@ def _case(name: str, mask: str = "M N", batch: str = "B", density: float = 0.4, 
     whole = sized(density, {"B": 2, "M": 5, "N": 4, "H": 2}, sizes)
 
     def call(values: Tensor, backend: str | None = None) -> tuple[Tensor]:
-        return (sparse_softmax(pattern(whole, mask), values, backend=backend),)
+        return (sparse_softmax(beside(pattern(whole, mask), values), values, backend=backend),)
 
     return Case(name, call, {"values": f"{batch} H Z"}, whole, frozenset(tags.split()))
 

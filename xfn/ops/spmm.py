@@ -11,7 +11,7 @@ Source: Gale, Zaharia, Young and Elsen, "Sparse GPU kernels for deep learning" (
 import torch
 from torch import Tensor
 
-from .._core.case import Case
+from .._core.case import Case, beside
 from .._core.csr import LETTERS, lines_of, take
 from .._core.kinds import autocast, check_kinds, check_tensors, wide
 from .._core.primitive import Primitive
@@ -73,7 +73,7 @@ def _case(name: str, mask: str = "M N", batch: str = "B", density: float = 0.4, 
     whole = sized(density, {"B": 2, "M": 5, "N": 4, "H": 2, "G": 2, "V": 3}, sizes)
 
     def call(values: Tensor, v: Tensor, backend: str | None = None) -> tuple[Tensor]:
-        return (spmm(pattern(whole, mask), values, v, backend=backend),)
+        return (spmm(beside(pattern(whole, mask), v), values, v, backend=backend),)
 
     shapes = {"values": f"{batch} H Z", "v": f"{batch} N G V"}
     return Case(name, call, shapes, whole, frozenset(tags.split()))

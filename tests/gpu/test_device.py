@@ -1,0 +1,73 @@
+"""What ``test_interpreted.py`` asks of Triton's kernels, asked of them on a GPU; and what only a GPU can tell."""
+
+import pytest
+import torch
+from torch import func
+
+import xfn
+from xfn import bias
+
+from ..cases import error
+from ..device import DEVICE, gpu
+from . import test_interpreted
+
+pytestmark = [gpu, pytest.mark.skipif(DEVICE.type == "cpu", reason="it needs a GPU: pytest -m gpu")]
+globals().update({name: law for name, law in vars(test_interpreted).items() if name.startswith("test_")})
+
+SIZES = {"even": (2, 1024, 4, 64), "ragged": (3, 1111, 6, 128), "wide": (1, 500, 2, 256)}
+
+
+@pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
+@pytest.mark.parametrize("mask", [None, bias.causal(), bias.local(100, 30)], ids=["dense", "causal", "window"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+def test_calls_of_many_tiles(dtype: torch.dtype, mask: bias.Bias | None, size: tuple[int, int, int, int]) -> None:
+    """Value, gradient and tangent, at the tiles that ship, which an interpreter does not see."""
+    B, S, H, D = size
+    q, k, v, t = (torch.randn(B, S, H, D).to(dtype) for _ in range(4))
+    k, v = k[:, :, : H // 2], v[:, :, : H // 2]
+
+    def family(backend: str, to: torch.dtype) -> list[torch.Tensor]:
+        f = lambda *x: xfn.attention_with_lse(*x, mask, backend=backend)
+        x = (q.to(to), k.to(to), v.to(to))
+        y, pull = func.vjp(f, *x)[:2]
+        return [*y, *pull((t.to(to), y[1])), *func.jvp(f, x, tuple(u.cos() for u in x))[1]]
+
+    exact, same = family("tiled", torch.float64), family("tiled", dtype)
+    for got, theirs, want in zip(family("triton", dtype), same, exact, strict=True):
+        assert error(got, want) <= 3 * error(theirs, want) + 32 * torch.finfo(dtype).eps
+
+
+@pytest.mark.parametrize(("precision", "digits"), [("highest", 2.0**-23), ("high", 2.0**-10)])
+def test_products_of_float32_are_as_precise_as_torch_says(precision: str, digits: float) -> None:
+    """``torch.set_float32_matmul_precision`` decides about tf32."""
+    q, k, v = torch.randn(3, 1, 500, 2, 64)
+    exact = xfn.attention(q.double(), k.double(), v.double())
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        found = error(xfn.attention(q, k, v, backend="triton"), exact)
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert digits / 64 < found < 16 * digits
+
+
+def test_nothing_waits_for_the_device() -> None:
+    """A step may be captured into a graph, which forbids to wait."""
+    x = tuple(t.bfloat16().requires_grad_() for t in torch.randn(3, 2, 256, 4, 64))
+    step = lambda: torch.autograd.grad(xfn.attention(*x, bias.causal()).sum(), x)
+    want = step()
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        step()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        got = step()
+    graph.replay()
+    assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
+
+
+def test_the_first_choice_on_a_gpu_is_triton() -> None:
+    q = torch.randn(1, 64, 2, 64).bfloat16()
+    assert torch.equal(xfn.attention(q, q, q), xfn.attention(q, q, q, backend="triton"))
