@@ -174,8 +174,8 @@ BLOCKSPARSE = Primitive(
 def _case(layout: Layout, name: str, *bias: Any, **sizes: Any) -> Case:
     """A case of this layout, whose lengths are the case's."""
 
-    def attend(q: Tensor, *rest: Any, **options: Any) -> tuple[Tensor, Tensor]:
-        return blocksparse_attention_with_lse(beside(layout, q), q, *rest, **options)
+    def attend(q: Tensor, *rest: Any, key: Tensor | None, backend: str | None) -> tuple[Tensor, Tensor]:
+        return blocksparse_attention_with_lse(beside(layout, q), q, *rest, key=key, backend=backend)
 
     return case(attend, name, *bias, M=layout.M, N=layout.N, **sizes)
 
