@@ -27,9 +27,14 @@ def sdpa(mask: Tensor | None = None, causal: bool = False, p: float = 0.0) -> At
 
 def on_math(attend: Attend) -> Attend:
     """torch's own on plain torch ops, which can be differentiated in every way."""
+    return on(SDPBackend.MATH, attend)
+
+
+def on(kernel: SDPBackend, attend: Attend) -> Attend:
+    """torch's own on one of its kernels; where that cannot, it raises."""
 
     def through(*tensors: Tensor) -> Tensor:
-        with sdpa_kernel(SDPBackend.MATH):
+        with sdpa_kernel(kernel):
             return attend(*tensors)
 
     return through
@@ -71,8 +76,10 @@ def flex(
     keep: Index | None = None,
     score: Callable[..., Tensor] | None = None,
     block_mask: BlockMask | None = None,
+    device: str = "cpu",
+    code: bool = True,
 ) -> Attend:
-    """flex_attention, compiled when first called, for these shapes alone.
+    """flex_attention, compiled when first called, for these shapes alone; as it is without ``code``.
 
     Args:
         keep: (b, h, m, n) -> where attention is allowed.
@@ -83,8 +90,8 @@ def flex(
     @cache
     def compiled() -> tuple[Any, Any]:
         torch.compiler.reset()  # the rows before were compiled for other shapes
-        block = create_block_mask(keep, None, None, M, N, device="cpu") if keep else block_mask
-        return torch.compile(flex_attention, dynamic=False), block
+        block = create_block_mask(keep, None, None, M, N, device=device) if keep else block_mask
+        return torch.compile(flex_attention, dynamic=False) if code else flex_attention, block
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         function, block = compiled()
