@@ -65,7 +65,7 @@ def through(x, y, H, W: tl.constexpr):
 
 
 @triton.jit
-def unmasked(o_r, ROWS, FEATURES: tl.constexpr, BF: tl.constexpr):
+def unmasked(o_r, ROWS, FEATURES: tl.constexpr, BF: tl.constexpr, f0=0):
     return (o_r >= 0)[:, None]
 
 
