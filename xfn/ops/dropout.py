@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .. import random
 from .._core.activations import ACTIVATIONS, check_activation
-from .._core.case import Case
+from .._core.case import Case, beside
 from .._core.errors import KeyRequired
 from .._core.kinds import check_kinds, check_probability, check_tensors, wide
 from .._core.philox import keep, threshold
@@ -116,7 +116,7 @@ def _case(
 
     def call(*tensors: Tensor, backend: str | None = None) -> tuple[Tensor]:
         t = dict(zip(shapes, tensors, strict=True))
-        key = random.key(3) if p else None
+        key = beside(random.key(3), t["x"]) if p else None
         return (dropout(t["x"], p, t.get("bias"), activation, t.get("residual"), key=key, backend=backend),)
 
     return Case(name, call, shapes, {"B": 2, "M": 3, "E": 5, **sizes}, frozenset(tags.split()))

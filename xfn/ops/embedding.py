@@ -8,7 +8,7 @@ from typing import Any, TypedDict
 import torch
 from torch import Tensor
 
-from .._core.case import Case
+from .._core.case import Case, beside
 from .._core.kernel import plain
 from .._core.kinds import check_kinds, check_tensors, is_integer
 from .._core.params import taken
@@ -92,12 +92,12 @@ def looked_up(table: Tensor, tokens: Any, name: str = "tokens", called: str = "w
 def reference(params: Embedding, tokens: Tensor) -> Tensor:
     """The specification, in plain torch: a product with ones and zeros."""
     weight = params["weight"]
-    return torch.eye(weight.shape[0], dtype=weight.dtype)[tokens] @ weight
+    return torch.eye(weight.shape[0], dtype=weight.dtype, device=weight.device)[tokens] @ weight
 
 
 def _case(name: str, tokens: Tensor, tags: str = "", **sizes: int) -> Case:
     def call(weight: Tensor, backend: str | None = None) -> tuple[Tensor]:
-        return ((reference if backend == "reference" else embedding)({"weight": weight}, tokens),)
+        return ((reference if backend == "reference" else embedding)({"weight": weight}, beside(tokens, weight)),)
 
     return Case(name, call, {"weight": "W E"}, {"W": 4, "E": 3, **sizes}, frozenset(tags.split()))
 

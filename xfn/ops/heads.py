@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .. import random
-from .._core.case import Case
+from .._core.case import Case, beside
 from .._core.errors import KeyRequired, ShapeError
 from .._core.kinds import check_probability
 from .._core.params import taken, tree
@@ -199,7 +199,7 @@ def _case(
     def call(x: Tensor, *rest: Tensor, backend: str | None = None) -> tuple[Tensor]:
         context, values, *rest = rest if across else (x, x, *rest)  # type: ignore[assignment]
         params: Any = tree(dict(zip(names.split(), rest, strict=True)))
-        key = random.key(3) if p else None
+        key = beside(random.key(3), x) if p else None
         if backend == "reference":
             return (reference(params, x, context, values, bias, p, sizes["H"], None, key),)
         return (heads(params, x, context, values, bias, p, heads=sizes["H"], key=key, backend=backend),)

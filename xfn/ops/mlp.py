@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .. import random
 from .._core.activations import ACTIVATIONS
-from .._core.case import Case
+from .._core.case import Case, beside
 from .._core.kinds import check_probability
 from .._core.params import taken, tree
 from .._core.shapes import Signature
@@ -119,7 +119,7 @@ def _case(
     name: str, names: str, shapes: str, activation: str = "gelu", p: float = 0.0, tags: str = "", **sizes: int
 ) -> Case:
     def call(x: Tensor, *rest: Tensor, backend: str | None = None) -> tuple[Tensor]:
-        params, key = tree(dict(zip(names.split(), rest, strict=True))), random.key(3) if p else None
+        params, key = tree(dict(zip(names.split(), rest, strict=True))), beside(random.key(3), x) if p else None
         if backend == "reference":
             return (reference(params, x, activation, p, key),)  # type: ignore[arg-type]
         return (mlp(params, x, activation, p, key=key, backend=backend),)  # type: ignore[arg-type]

@@ -156,7 +156,8 @@ def reference(params: MoE, x: Tensor, top: int, route: Route, room: float) -> tu
     every = torch.einsum("...me,xfe->...xmf", x, up["weight"]) + up["bias"].unsqueeze(-2)
     every = torch.einsum("...xmf,xef->...mxe", ACTIVATIONS["gelu"].value(every), down["weight"]) + down["bias"]
     if route == "round_robin":
-        gates, chosen = x.new_ones(*x.shape[:-1], X), torch.arange(M).remainder(X).expand(x.shape[:-1]).unsqueeze(-1)
+        gates, turns = x.new_ones(*x.shape[:-1], X), torch.arange(M, device=x.device) % X
+        chosen = turns.expand(x.shape[:-1]).unsqueeze(-1)
     else:
         gates = torch.einsum("...me,xe->...mx", x, params["gate"]["weight"]).softmax(-1)
         chosen = gates.topk(top, -1).indices

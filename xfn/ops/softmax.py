@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .. import bias as biases
-from .._core.case import Case
+from .._core.case import Case, beside
 from .._core.kinds import check_kinds, check_tensors, wide
 from .._core.primitive import Lean
 from .._core.shapes import Signature
@@ -92,7 +92,7 @@ def cases(f: Any) -> tuple[Case, ...]:
 
     def _case(name: str, x: str, bias: Any = lambda: None, biased: str = "", tags: str = "", **sizes: int) -> Case:
         def call(x: Tensor, *rest: Tensor, backend: str | None = None) -> tuple[Tensor]:
-            return (f(x, bias(*rest), backend=backend),)
+            return (f(x, beside(bias(*rest), x), backend=backend),)
 
         shapes = {"x": x} | ({"bias": biased} if biased else {})
         return Case(name, call, shapes, {"B": 2, "H": 2, "M": 4, "N": 5, **sizes}, frozenset(tags.split()))

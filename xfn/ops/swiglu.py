@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .. import random
 from .._core.activations import silu
-from .._core.case import Case
+from .._core.case import Case, beside
 from .._core.kinds import check_probability
 from .._core.params import taken, tree
 from .._core.shapes import Signature
@@ -109,7 +109,7 @@ def reference(params: SwiGLU, x: Tensor, p: float, key: Tensor | None) -> Tensor
 
 def _case(name: str, names: str, shapes: str, p: float = 0.0, tags: str = "", **sizes: int) -> Case:
     def call(x: Tensor, *rest: Tensor, backend: str | None = None) -> tuple[Tensor]:
-        params, key = tree(dict(zip(names.split(), rest, strict=True))), random.key(3) if p else None
+        params, key = tree(dict(zip(names.split(), rest, strict=True))), beside(random.key(3), x) if p else None
         if backend == "reference":
             return (reference(params, x, p, key),)  # type: ignore[arg-type]
         return (swiglu(params, x, p, key=key, backend=backend),)  # type: ignore[arg-type]

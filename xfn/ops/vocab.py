@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import random
-from .._core.case import Case
+from .._core.case import Case, beside
 from .._core.errors import KeyRequired, ShapeError
 from .._core.kinds import check_probability, check_tensors
 from .._core.params import taken, tree
@@ -113,8 +113,8 @@ def vocab(
 def reference(params: Vocab, tokens: Tensor, start: int, p: float, key: Tensor | None) -> Tensor:
     """The specification, in plain torch."""
     word, position = params["word"], params["position"]
-    M = tokens.shape[-1]
-    y = torch.eye(word.shape[0], dtype=word.dtype)[tokens] @ word + position[torch.arange(start, start + M)]
+    ones = torch.eye(word.shape[0], dtype=word.dtype, device=word.device)[tokens]
+    y = ones @ word + position[start : start + tokens.shape[-1]]
     if key is None:
         return y
     return torch.where(kept(random.spread(key, tokens.shape[:-1]), p, *y.shape[-2:]), y * grown(p), 0)
@@ -122,10 +122,11 @@ def reference(params: Vocab, tokens: Tensor, start: int, p: float, key: Tensor |
 
 def _case(name: str, tokens: Tensor, start: int = 0, p: float = 0.0, tags: str = "", **sizes: int) -> Case:
     def call(word: Tensor, position: Tensor, backend: str | None = None) -> tuple[Tensor]:
-        params, key = tree({"word": word, "position": position}), random.key(3) if p else None
+        params, key = tree({"word": word, "position": position}), beside(random.key(3), word) if p else None
+        at = beside(tokens, word)
         if backend == "reference":
-            return (reference(params, tokens, start, p, key),)  # type: ignore[arg-type]
-        return (vocab(params, tokens, p, start, key=key, backend=backend),)  # type: ignore[arg-type]
+            return (reference(params, at, start, p, key),)  # type: ignore[arg-type]
+        return (vocab(params, at, p, start, key=key, backend=backend),)  # type: ignore[arg-type]
 
     return Case(
         name, call, {"word": "W E", "position": "T E"}, {"W": 4, "T": 5, "E": 3, **sizes}, frozenset(tags.split())
