@@ -166,7 +166,7 @@ class Launch:
 
     def touched(self, pointers: Array, mask: Array) -> Iterator[tuple[View, Array, Array]]:
         """The views behind the lanes that are on, with their addresses and cells."""
-        lanes = pointers[np.broadcast_to(mask, pointers.shape)]
+        lanes = pointers[np.broadcast_to(mask.astype(bool), pointers.shape)]  # what & gives may be integers
         numbers = lanes >> np.uint64(BITS)
         for number in np.unique(numbers):
             if not 1 <= number <= len(self.views):

@@ -8,7 +8,7 @@ import triton.language as tl
 def copy(x, y, count, W: tl.constexpr):
     """Each program the same W numbers."""
     o = tl.arange(0, W)
-    tl.store(y + o, tl.load(x + o, mask=o < count), mask=o < count)
+    tl.store(y + o, tl.load(x + o, mask=o < count), mask=(o < count) & (W > 0))
 
 
 @triton.jit
