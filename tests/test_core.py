@@ -28,10 +28,11 @@ def python(program: str, **environment: str) -> str:
 
 
 def test_importing_is_quick_and_brings_nothing_heavy() -> None:
-    """In seconds of the processor, best of three."""
+    """In seconds of the processor, best of three; to look through what torch has allocated is not our time."""
     program = """
-import sys, time
+import gc, sys, time
 import torch
+gc.freeze()
 before, start = set(sys.modules), time.process_time()
 import xfn
 took = time.process_time() - start
