@@ -278,6 +278,12 @@ def jvp_jvp_jvp(f: Function, p: Point) -> Any:
     return func.jvp(lambda *x: func.jvp(lambda *x: func.jvp(f, x, p.t), x, p.s), p.x, p.t)
 
 
+def vmap_jacrev_grad_grad(f: Function, p: Point) -> Any:
+    """A map within a map, and the gradient of what stands directly under one."""
+    twice = func.grad(lambda *x: dot(func.grad(loss(f), p.every)(*x), p.t).sin())
+    return func.vmap(func.jacrev(twice))(*p.xs)
+
+
 def grad_jvp_jvp_jvp(f: Function, p: Point) -> Any:
     """The fourth: a gradient of what forward mode alone has made, whose levels do not show that one is wanted."""
     along = lambda g, t: lambda *x: func.jvp(g, x, t)[1]
@@ -285,8 +291,11 @@ def grad_jvp_jvp_jvp(f: Function, p: Point) -> Any:
 
 
 THIRD = (
-    hessian, jacrev_jacrev, jacfwd_jacfwd, vmap_hessian, grad_grad_grad, jvp_jvp_grad, jvp_jvp_jvp, grad_jvp_jvp_jvp,
+    hessian, jacrev_jacrev, jacfwd_jacfwd, vmap_hessian, grad_grad_grad, jvp_jvp_grad, jvp_jvp_jvp,
+    vmap_jacrev_grad_grad, grad_jvp_jvp_jvp,
 )  # fmt: skip
+LONG = (vmap_jacrev_grad_grad, grad_jvp_jvp_jvp)
+"""These compile too, in minutes; the others show all that there is to show."""
 
 
 # Other readers of programs.

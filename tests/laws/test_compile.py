@@ -12,11 +12,10 @@ from xfn.info import functions
 
 from ..cases import Subject, agree, subjects, tiny
 from ..ledger import CANNOT_COMPILE, COMPILES_ANEW, compiled
-from ..transforms import TRANSFORMS, Model, Transform, grad, grad_jvp_jvp_jvp, jvp_grad, loss, vmap_grad
+from ..transforms import LONG, TRANSFORMS, Model, Transform, grad, jvp_grad, loss, vmap_grad
 from .test_transforms import point
 
-COMPILABLE = [t for t in TRANSFORMS if t.__name__ not in CANNOT_COMPILE and t is not grad_jvp_jvp_jvp]
-"""The fourth order compiles too, in minutes; the third shows all that there is to show."""
+COMPILABLE = [t for t in TRANSFORMS if t.__name__ not in CANNOT_COMPILE and t not in LONG]
 FIRST = {op: next(Subject(op, case, None) for case in cases if tiny(case)) for op, _, cases in functions()}
 OPAQUE = [FIRST[op] for op, primitive, _ in functions() if primitive is not None and not isinstance(primitive, Lean)]
 """Whose every derivative is an op of its own; others are, beyond the first, plain torch to a compiler."""

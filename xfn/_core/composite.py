@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from itertools import chain
 
 import torch
-from torch import Tensor
+from torch import Tensor, func
 
 from .kernel import Grads, Outs, variable
 from .levels import levels
@@ -21,14 +21,17 @@ Group = Sequence[Tensor | None]
 
 def pull(f: Function, at: Outs, cotangents: Outs) -> Outs:
     """Jᵀ cotangents, by the gradient with respect to zeros that are added, so that duals and graphs on ``at`` stay."""
+    if levels()[-1:] == ["Vmap"]:  # where nothing can be a leaf; one level further in it can
+        mapped: Outs = func.vjp(f, *at)[1](cotangents)
+        return mapped
     again = torch.is_grad_enabled()
     with torch.enable_grad():
         zeros = [variable(torch.zeros_like(t)) for t in at]
         outs = f(*(t + zero for t, zero in zip(at, zeros, strict=True)))
         pairs = [(out, u) for out, u in zip(outs, cotangents, strict=True) if out.requires_grad]  # a constant has none
-        if not pairs and levels()[-1:] != ["Vmap"]:  # directly under a map nothing can be a leaf, and that must raise
+        if not pairs:
             return tuple(torch.zeros_like(t) for t in at)
-        outs, cotangents = zip(*pairs, strict=True) if pairs else (outs, cotangents)
+        outs, cotangents = zip(*pairs, strict=True)
         return torch.autograd.grad(outs, zeros, cotangents, create_graph=again, materialize_grads=True)
 
 
