@@ -43,7 +43,10 @@ sanitize: $(VENV)/ready
 gpu: $(VENV)/ready $(LIBRARY)
 	TRITON_INTERPRET=1 OPENBLAS_NUM_THREADS=1 $(PYTEST) -p tests.gpu.interpreter -k 'triton and not float64 or gpu' \
 		tests/laws/test_kernels.py tests/gpu/test_interpreted.py tests/gpu/test_mends.py tests/gpu/test_sanitizer.py
-	TRITON_CACHE_DIR=$(abspath build/compiled) $(PYTEST) tests/gpu/test_compiled.py
+	$(PYTEST) -p tests.gpu.emulator -k 'cuda and not float64 or emulated' \
+		tests/laws/test_kernels.py tests/gpu/test_emulated.py
+	TRITON_CACHE_DIR=$(abspath build/compiled) $(PYTEST) tests/gpu/test_compiled.py tests/gpu/test_cuda.py
+	@test -f xfn/_cuda.so || echo "make gpu: there is NO NVCC here, so NO CUDA KERNEL WAS COMPILED for a GPU; all else was checked"
 
 clean:
 	rm -rf $(VENV) $(LIBRARY) xfn/_cuda.so build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -26,7 +26,10 @@ CANNOT_COMPILE = {
 
 COMPILES_ANEW = dict.fromkeys(
     ["embedding", "vocab"], "torch's rule for a map over tables reads their number, so code is made for each number"
-) | {"moe": "and so do its rules for mapped cat, gather and scatter"}
+) | {
+    "moe": "and so do its rules for mapped cat, gather and scatter",
+    "conv_mlp": "and its rule for mapped kernels of a convolution",
+}
 
 RELEASE = tuple(int(part) for part in torch.__version__.split(".")[:2])
 if RELEASE < (2, 12):

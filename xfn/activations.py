@@ -1,6 +1,7 @@
 """Activations, each defined once: the functions that ops take by these names.
 
 Example:
+    >>> import torch
     >>> squared_relu(torch.tensor([-1.0, 3.0]))
     tensor([0., 9.])
 """

@@ -125,7 +125,7 @@ def _case(
 CASES = (
     _case("plain", 0.3, tags="tiny", x="M E", M=2, E=3),
     _case("everything", 0.3, "gelu", "E", "B M E", tags="tiny", B=1, M=2, E=2),
-    _case("bias and residual", 0.0, "identity", "E", "B M E"),
+    _case("bias and residual", 0.0, "tanh", "E", "B M E"),
     _case("shared residual", 0.4, "identity", "E", "M E", E=17),
     _case("one row", 0.4, "silu", "E", x="E", E=9),
     _case("two batches", 0.5, "silu", "E", x="B C M E", C=3),

@@ -164,6 +164,7 @@ def pool(mask: Tensor, block: int) -> Tensor:
         bool ``[..., ⌈M / block⌉, ⌈N / block⌉]``.
 
     Example:
+        >>> from xfn.patterns import local_1d
         >>> pool(local_1d(6, 3), 2).long()
         tensor([[1, 1, 0],
                 [1, 1, 1],
