@@ -86,8 +86,8 @@ def choose(device: str, found: Census, shared: int, ways: Sequence[str] = (TILES
     table = price.table / max(1, shared)
     tiles = {size: (price.tile[size] + table) * found.tiles(size) for size in SIZES}
     block = min(SIZES, key=lambda size: (tiles[size], -size))
-    all = {DENSE: 1.0, TILES: tiles[block], ENTRIES: price.entry * found.density + price.table / max(1, shared)}
-    costs = {way: cost for way, cost in all.items() if way == DENSE or way in ways}
+    every = {DENSE: 1.0, TILES: tiles[block], ENTRIES: price.entry * found.density + price.table / max(1, shared)}
+    costs = {way: cost for way, cost in every.items() if way == DENSE or way in ways}
     best = min(costs, key=lambda way: costs[way])
     large = found.M * found.N >= LEAST
     return Choice(best if large and costs[best] * price.margin <= 1 else DENSE, block, costs)

@@ -58,11 +58,11 @@ def counted(x: Group, c: Group, *, entries: bool = False) -> Counted | None:
         return None
     flat = _flat(mask)
     ends, tiles, totals = COUNT(flat)
-    all, *live = totals.tolist()
+    count, *live = totals.tolist()
     examples = math.prod(broadcast(tuple(t.shape[:-3]) for t in (q, k, mask)))
     alone = slopes is None and c[0] is None and c[1] is None
     ways = (TILES, ENTRIES) if entries and alone else (TILES,)
-    found = Census(len(flat), M, N, all, tuple(live))
+    found = Census(len(flat), M, N, count, tuple(live))
     chosen = choose("cpu", found, examples * q.shape[-2] // len(flat), ways)
     return Counted(mask, ends, tiles, chosen) if chosen.way in ways else None
 
