@@ -49,6 +49,19 @@ def keep(key: Tensor, p: float, heads: Tensor, rows: Tensor, start: int, stop: i
     return kept[..., start - first * LANES : stop - first * LANES]
 
 
+def grown(p: float) -> float:
+    """By how much what dropout leaves grows."""
+    return 65536 / (65536 - threshold(p))
+
+
+def dropped(t: Tensor, key: Tensor | None, p: float) -> Tensor:
+    """``t [..., M, E]`` after dropout with a key per example, as the weights of one head; without a key, t."""
+    if key is None:
+        return t
+    head, rows = (torch.arange(n, device=key.device) for n in (1, t.shape[-2]))
+    return torch.where(keep(key, p, head, rows, 0, t.shape[-1]).squeeze(-3), t * grown(p), 0)
+
+
 def keep_groups(key: Tensor, p: float, heads: Tensor, rows: Tensor, groups: Tensor) -> Tensor:
     """As :func:`keep`, for the keys of any ``groups`` of eight, n // 8."""
     zero = torch.zeros((), dtype=torch.int64, device=key.device)

@@ -10,7 +10,6 @@ Source: Srivastava et al., "Dropout" (2014).
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
 from .. import random
@@ -18,7 +17,7 @@ from .._core.activations import ACTIVATIONS, check_activation
 from .._core.case import Case, beside
 from .._core.errors import KeyRequired
 from .._core.kinds import check_kinds, check_probability, check_tensors, wide
-from .._core.philox import keep, threshold
+from .._core.philox import dropped
 from .._core.primitive import Lean
 from .._core.shapes import Signature
 
@@ -67,8 +66,7 @@ def dropout(
     check_tensors(given)
     check_kinds(given, {"key": key})
     p = check_probability(p)
-    if p and key is None:
-        raise KeyRequired(f"p={p} drops numbers, which needs a key: pass key=random.key(seed)")
+    check_key(p, key)
     if x.dim() == 1:
         row = None if residual is None else residual.unsqueeze(0)
         return dropout(x.unsqueeze(0), p, bias, activation, row, key=key, backend=backend).squeeze(0)
@@ -83,26 +81,20 @@ def dropout(
     return DROPOUT.bind(x, bias, residual, keys, p=p, activation=activation, backend=backend)[0]
 
 
+def check_key(p: float, key: Tensor | None) -> None:
+    """Dropping needs something to draw with."""
+    if p and key is None:
+        raise KeyRequired(f"p={p} drops numbers, which needs a key: pass key=random.key(seed)")
+
+
 def reference(
     x: Tensor, bias: Tensor | None, residual: Tensor | None, key: Tensor | None, *, p: float, activation: str
 ) -> tuple[Tensor]:
     """The specification, in plain torch."""
     y = x.to(wide(x.dtype))
     y = ACTIVATIONS[activation].value(y if bias is None else y + bias.unsqueeze(-2))
-    if key is not None:
-        y = torch.where(kept(key, p, *x.shape[-2:]), y * grown(p), 0)
+    y = dropped(y, key, p)
     return ((y if residual is None else y + residual).to(x.dtype),)
-
-
-def kept(key: Tensor, p: float, M: int, E: int) -> Tensor:
-    """What dropout leaves of ``[..., M, E]``."""
-    head, rows = (torch.arange(n, device=key.device) for n in (1, M))
-    return keep(key, p, head, rows, 0, E).squeeze(-3)
-
-
-def grown(p: float) -> float:
-    """By how much what is left grows."""
-    return 65536 / (65536 - threshold(p))
 
 
 DROPOUT = Lean("dropout", SIGNATURE, reference, options=("p", "str activation"), backends=("aten",))

@@ -13,14 +13,15 @@ from torch import Tensor
 
 from .. import random
 from .._core.case import Case, beside
-from .._core.errors import KeyRequired, ShapeError
+from .._core.errors import ShapeError
 from .._core.kinds import check_probability
 from .._core.params import taken, tree
+from .._core.philox import dropped
 from .._core.shapes import Signature
 from ..bias import Bias, causal
 from ._init import even, zeros
 from .attention import attention
-from .dropout import dropout, grown, kept
+from .dropout import check_key, dropout
 from .linear import Linear, init_linear, product
 from .mlp import children
 
@@ -143,8 +144,7 @@ def heads(
     t, sizes, _ = taken("heads", SIGNATURE, params, {"x": x, "context": context, "values": values})
     count = _counts(sizes, t, heads)
     p = check_probability(p)
-    if p and key is None:
-        raise KeyRequired(f"p={p} drops numbers, which needs a key: pass key=random.key(seed)")
+    check_key(p, key)
     first, second = (None, None) if key is None else children(key, x, 2)
     q, k, v = (
         dropout(product(t[name], t.get(f"{letter}.weight", t["q.weight"])), 0.0, t.get(f"{letter}.bias"))
@@ -189,7 +189,7 @@ def reference(
     q, k = (q, k) if turn is None else turn(q, k)
     y = attention(q, k, v.unflatten(-1, (k.shape[-2], -1)), bias, backend="reference")
     y = projected("out", y.flatten(-2))
-    return torch.where(kept(children(key, x, 2)[1], p, *y.shape[-2:]), y * grown(p), 0) if p else y
+    return dropped(y, children(key, x, 2)[1], p) if p else y
 
 
 def _case(

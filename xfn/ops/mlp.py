@@ -16,8 +16,9 @@ from .._core.activations import ACTIVATIONS
 from .._core.case import Case, beside
 from .._core.kinds import check_probability
 from .._core.params import taken, tree
+from .._core.philox import dropped
 from .._core.shapes import Signature
-from .dropout import dropout, grown, kept
+from .dropout import dropout
 from .linear import Linear, init_linear, product
 
 SIGNATURE = Signature.parse("x E, up.weight F E, up.bias? F, down.weight E F, down.bias? E -> y E")
@@ -110,8 +111,7 @@ def reference(params: MLP, x: Tensor, activation: str, p: float, key: Tensor | N
         x = torch.einsum("...e,fe->...f", x, layer["weight"])
         x = x + layer["bias"] if "bias" in layer else x
         x = ACTIVATIONS[activation].value(x) if name == "up" else x
-        if key is not None:
-            x = torch.where(kept(children(key, x, 2)[i], p, *x.shape[-2:]), x * grown(p), 0)
+        x = x if key is None else dropped(x, children(key, x, 2)[i], p)
     return x
 
 

@@ -18,13 +18,13 @@ from torch import Tensor
 from .. import random
 from .._core.activations import ACTIVATIONS, check_activation
 from .._core.case import Case
-from .._core.errors import KeyRequired, ShapeError
+from .._core.errors import ShapeError
 from .._core.kinds import check_number, check_probability, wide
 from .._core.params import taken, tree
 from .._core.shapes import Signature
 from ._init import even, fan_in
 from ._routing import balance, choices, filled, marked, mixed, places
-from .dropout import dropout
+from .dropout import check_key, dropout
 from .mlp import children
 
 SIGNATURE = Signature.parse(
@@ -120,8 +120,7 @@ def moe(
         raise ValueError(f"the parameters of moe have {'no' if route == 'top' else 'a'} gate, but route={route!r}")
     if not 1 <= top <= X:
         raise ShapeError(f"top={top} experts of X={X} cannot be chosen")
-    if p and key is None:
-        raise KeyRequired(f"p={p} drops numbers, which needs a key: pass key=random.key(seed)")
+    check_key(p, key)
     keys = (None,) * 3 if key is None else children(key, x, 3)
     if route == "top":
         gates = (t["x"] @ t["gate.weight"].mT).to(wide(x.dtype)).softmax(-1)

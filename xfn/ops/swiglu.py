@@ -15,8 +15,9 @@ from .._core.activations import silu
 from .._core.case import Case, beside
 from .._core.kinds import check_probability
 from .._core.params import taken, tree
+from .._core.philox import dropped
 from .._core.shapes import Signature
-from .dropout import dropout, grown, kept
+from .dropout import dropout
 from .linear import Linear, init_linear, product
 from .mlp import children
 
@@ -100,11 +101,11 @@ def reference(params: SwiGLU, x: Tensor, p: float, key: Tensor | None) -> Tensor
         y = torch.einsum("...e,fe->...f", x, layer["weight"])
         return y + layer["bias"] if "bias" in layer else y
 
-    def dropped(y: Tensor, i: int) -> Tensor:
-        return y if key is None else torch.where(kept(children(key, x, 2)[i], p, *y.shape[-2:]), y * grown(p), 0)
+    def left(y: Tensor, i: int) -> Tensor:
+        return y if key is None else dropped(y, children(key, x, 2)[i], p)
 
-    h = dropped(silu(mapped(params["gate"], x)) * mapped(params["up"], x), 0)
-    return dropped(mapped(params["down"], h), 1)
+    h = left(silu(mapped(params["gate"], x)) * mapped(params["up"], x), 0)
+    return left(mapped(params["down"], h), 1)
 
 
 def _case(name: str, names: str, shapes: str, p: float = 0.0, tags: str = "", **sizes: int) -> Case:

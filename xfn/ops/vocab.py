@@ -10,13 +10,14 @@ from torch import Tensor
 
 from .. import random
 from .._core.case import Case, beside
-from .._core.errors import KeyRequired, ShapeError
+from .._core.errors import ShapeError
 from .._core.kinds import check_probability, check_tensors
 from .._core.params import taken, tree
+from .._core.philox import dropped
 from .._core.shapes import Signature
 from ._init import normal
 from ._positions import Positions, placed
-from .dropout import dropout, grown, kept
+from .dropout import check_key, dropout
 from .embedding import STD, looked_up
 
 SIGNATURE = Signature.parse("word W E, position T E ; tokens M, positions? M -> y M E")
@@ -92,8 +93,7 @@ def vocab(
     """
     t, _, _ = taken("vocab", SIGNATURE, params, {"tokens": None, "positions": None})
     p = check_probability(p)
-    if p and key is None:
-        raise KeyRequired(f"p={p} drops numbers, which needs a key: pass key=random.key(seed)")
+    check_key(p, key)
     check_tensors({"tokens": tokens})
     sizes, _ = SIGNATURE.check({**t, "tokens": tokens})
     word = looked_up(t["word"], tokens)
@@ -115,9 +115,7 @@ def reference(params: Vocab, tokens: Tensor, start: int, p: float, key: Tensor |
     word, position = params["word"], params["position"]
     ones = torch.eye(word.shape[0], dtype=word.dtype, device=word.device)[tokens]
     y = ones @ word + position[start : start + tokens.shape[-1]]
-    if key is None:
-        return y
-    return torch.where(kept(random.spread(key, tokens.shape[:-1]), p, *y.shape[-2:]), y * grown(p), 0)
+    return y if key is None else dropped(y, random.spread(key, tokens.shape[:-1]), p)
 
 
 def _case(name: str, tokens: Tensor, start: int = 0, p: float = 0.0, tags: str = "", **sizes: int) -> Case:

@@ -2,12 +2,11 @@
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from ..._core.activations import ACTIVATIONS
 from ..._core.kinds import wide
-from ..._core.philox import keep, threshold
+from ..._core.philox import dropped
 from .rows import Maybe, cotangent, fit
 from .rows import supports as supports
 
@@ -17,7 +16,7 @@ Group = Sequence[Maybe]
 def forward(x: Group, c: Group, *, p: float, activation: str) -> tuple[Tensor]:
     residual = x[2]
     given, moved = _moved(x)
-    y = _dropped(ACTIVATIONS[activation].value(moved), c[0], p)
+    y = dropped(ACTIVATIONS[activation].value(moved), c[0], p)
     return ((y if residual is None else y + residual).to(given.dtype).contiguous(),)
 
 
@@ -26,7 +25,7 @@ def backward(
 ) -> list[Maybe]:
     given, moved = _moved(x)
     d = cotangent(dy[0], y[0])
-    dx = _dropped(d.to(moved.dtype), c[0], p) * ACTIVATIONS[activation].slope(moved)
+    dx = dropped(d.to(moved.dtype), c[0], p) * ACTIVATIONS[activation].slope(moved)
     return [fit(dx, given, needs[0]), fit(dx.sum(-2), x[1], needs[1]), fit(d.clone(), x[2], needs[2])]
 
 
@@ -35,11 +34,3 @@ def _moved(x: Group) -> tuple[Tensor, Tensor]:
     assert given is not None
     wider = given.to(wide(given.dtype))
     return given, wider if bias is None else wider + bias.unsqueeze(-2)
-
-
-def _dropped(t: Tensor, key: Maybe, p: float) -> Tensor:
-    if key is None:
-        return t
-    head, rows = (torch.arange(n, device=key.device) for n in (1, t.shape[-2]))
-    kept = keep(key, p, head, rows, 0, t.shape[-1]).squeeze(-3)
-    return torch.where(kept, t * (65536 / (65536 - threshold(p))), 0)

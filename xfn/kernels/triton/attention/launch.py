@@ -9,7 +9,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ...._core.kinds import wide
-from ...._core.philox import threshold
+from ...._core.philox import grown, threshold
 from ...._core.shapes import broadcast
 from .._tile import ABSENT, View
 from .config import tiles
@@ -54,7 +54,7 @@ class Launch:
         self.x = Operands(*self.operands(x), *self.constants(c))
         self.size = Size(M, N, H, H // G, math.prod(self.batch), self.batch[-1] if self.batch else 1)
         drop = 0 if c[2] is None else threshold(p)
-        self.numbers = Numbers(float(scale), drop, 65536 / (65536 - drop))
+        self.numbers = Numbers(float(scale), drop, grown(p) if drop else 1.0)
         self.widths = {"K": K, "V": V}
         self.rich = any(t is not None for t in (*x[3:], c[2]))
 
