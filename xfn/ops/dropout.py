@@ -56,6 +56,7 @@ def dropout(
         KeyRequired: p > 0 without a key.
 
     Examples:
+        >>> import torch
         >>> dropout(torch.ones(1, 8), 0.5, key=random.key(0)).unique()
         tensor([0., 2.])
         >>> dropout(torch.tensor([[-1.0, 2.0]]), 0.0, torch.tensor([0.5, 0.5]), "relu", torch.ones(1, 2))
