@@ -1,0 +1,61 @@
+"""The vocabulary of models: a part is a file with one frozen dataclass, and its folder is the registry.
+
+A part's fields are its hyper-parameters. It has ``init(key, dims) -> params`` and ``apply``, the names of whose
+arguments say what it can honour:
+
+    q k v       it attends within heads [..., M, H, K], which are projected for it
+    x           it takes [..., M, E] as it is
+    context     of those that take x: it can look at another sequence
+    bias        it honours a Bias, and so causality, key padding and any mask
+    causal      it can be causal, and takes no other mask
+    kept        it honours key padding [..., N], True where a key is one
+    grid        it sees an image of (height, width)
+    key         it draws: without a key it is in evaluation
+"""
+
+import importlib
+import inspect
+import pkgutil
+import re
+from collections.abc import Mapping
+from dataclasses import is_dataclass
+from functools import cache
+from types import MappingProxyType, ModuleType
+from typing import Any
+
+
+def catalogue(package: ModuleType | str) -> Mapping[str, type[Any]]:
+    """The parts of a folder by their names in JSON, which are their classes' in snake case.
+
+    Args:
+        package: a package, or its name; one of ``attention feedforward position residual`` is a folder here.
+
+    Returns:
+        A mapping from names to classes; it follows from what the folder holds, and from nothing else.
+
+    Raises:
+        ValueError: two parts have one name.
+    """
+    name = package if isinstance(package, str) else package.__name__
+    return _found(name if "." in name else f"{__name__}.{name}")
+
+
+@cache
+def _found(name: str) -> Mapping[str, type[Any]]:
+    found: dict[str, type[Any]] = {}
+    for file in sorted(pkgutil.iter_modules(importlib.import_module(name).__path__), key=lambda m: m.name):
+        module = importlib.import_module(f"{name}.{file.name}")
+        for value in vars(module).values():
+            if not (isinstance(value, type) and is_dataclass(value) and value.__module__ == module.__name__):
+                continue
+            if hasattr(value, "init") and hasattr(value, "apply"):
+                called = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", value.__name__).lower()
+                if called in found:
+                    raise ValueError(f"two parts of {name} are called {called!r}: {found[called]} and {value}")
+                found[called] = value
+    return MappingProxyType(found)
+
+
+def honours(part: object) -> frozenset[str]:
+    """The names of what a part's ``apply`` takes."""
+    return frozenset(inspect.signature(part.apply).parameters)  # type: ignore[attr-defined]

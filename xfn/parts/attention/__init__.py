@@ -1,0 +1,1 @@
+"""How positions look at each other: a file a part."""

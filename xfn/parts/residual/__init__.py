@@ -1,0 +1,1 @@
+"""How a layer is put around a function: a file a part."""
