@@ -1,6 +1,7 @@
 """How long a call takes, and how much memory it holds at its worst."""
 
 import os
+import random
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -52,7 +53,8 @@ def median_seconds(*fs: Callable[[], Any], repeats: int = 5, device: str = "cpu"
 def interleaved(
     fs: Sequence[Callable[[], Any]], clock: Callable[[], float], rounds: int, calls: Sequence[int]
 ) -> list[list[float]]:
-    """The seconds of one call of each function, round after round; the functions take turns at going first.
+    """The seconds of one call of each function, round after round, each in an order of its own: what follows a call
+    that has emptied the caches and given much memory back takes longer, so no function may always follow another.
 
     Args:
         clock: ``time.thread_time`` for the CPU time of the calling thread, which other processes barely touch;
@@ -62,7 +64,7 @@ def interleaved(
     """
     samples: list[list[float]] = [[] for _ in fs]
     for turn in range(rounds):
-        for i in (*range(turn % len(fs), len(fs)), *range(turn % len(fs))):
+        for i in random.Random(turn).sample(range(len(fs)), len(fs)):
             start = clock()
             for _ in range(calls[i]):
                 fs[i]()
