@@ -11,7 +11,7 @@ from torch.utils import _pytree as tree
 
 from xfn._core.case import Case
 from xfn._core.dispatch import Call, module, reasons
-from xfn._core.primitive import Primitive
+from xfn._core.primitive import Lean, Primitive
 from xfn.info import functions
 
 from .device import gpu
@@ -84,12 +84,13 @@ def running(primitive: Primitive, dtype: torch.dtype) -> list[str]:
 
 
 def complete(primitive: Primitive | None, dtype: torch.dtype = torch.float64) -> list[str]:
-    """Those of them that implement every member of the family."""
+    """Those of them that implement every member of the family; of a lean one the first, for all that transforms ask of
+    a backend there is its value and its gradient."""
     if primitive is None:
         return []
     members = [member.member for member in primitive.family]
-    found = running(primitive, dtype)
-    return [b for b in found if all(hasattr(module(b, primitive.name), m) for m in members)]
+    found = [b for b in running(primitive, dtype) if all(hasattr(module(b, primitive.name), m) for m in members)]
+    return found[:1] if isinstance(primitive, Lean) else found
 
 
 def tiny(case: Case) -> bool:

@@ -29,6 +29,8 @@ from .ops.linear import init_linear as init_linear
 from .ops.linear import linear as linear
 from .ops.log_softmax import log_softmax as log_softmax
 from .ops.merge import merge_attentions as merge_attentions
+from .ops.mlp import fused_mlp as fused_mlp
+from .ops.mlp import init_fused_mlp as init_fused_mlp
 from .ops.mlp import init_mlp as init_mlp
 from .ops.mlp import mlp as mlp
 from .ops.moe import init_moe as init_moe

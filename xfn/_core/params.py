@@ -6,12 +6,16 @@ names a tree ``{"up": {"weight": [F, E], "bias": [F]}}``. An absent tensor is an
 no ``None``.
 """
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from .errors import ShapeError
+from .kernel import plain
 from .kinds import autocast, check_kinds, check_tensors
 from .shapes import Shape, Signature
 
@@ -36,9 +40,20 @@ def tree(leaves: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+class Kind(NamedTuple):
+    """What checks look at of a tensor."""
+
+    shape: Shape
+    dtype: torch.dtype
+    device: torch.device
+
+    def dim(self) -> int:
+        return len(self.shape)
+
+
 def taken(
     op: str, signature: Signature, params: Mapping[str, Any], data: Mapping[str, Tensor | None], *, mixed: bool = False
-) -> tuple[dict[str, Any], dict[str, int], Shape]:
+) -> tuple[dict[str, Any], Mapping[str, int], Shape]:
     """Every tensor of a call by its path, in the dtype that ``torch.autocast`` asks for, every dim by its letter, and
     the batch; or what is wrong with them. Parameters have no batch: those of many models are mapped over.
 
@@ -47,6 +62,30 @@ def taken(
     if not isinstance(params, Mapping):
         raise TypeError(f"{op} takes its parameters as a dict, but got {type(params).__name__}")
     given = leaves(params)
+    tensors = {**data, **given}
+    flat = tuple(tensors.values())
+    if plain(flat) and all(isinstance(t, Tensor) for t in given.values()):
+        kinds = tuple([None if t is None else Kind(t.shape, t.dtype, t.device) for t in flat])
+        return tensors, *_known(op, signature, mixed, len(data), tuple(tensors), kinds)
+    _check_names(op, signature, list(data), list(given))
+    present = {name: t for name, t in tensors.items() if t is not None or name in given}
+    check_tensors(present)
+    if not mixed:
+        tensors |= zip(present, autocast(*present.values()), strict=True)
+    return tensors, *_check(op, signature, mixed, len(data), tensors)
+
+
+@lru_cache(maxsize=4096)
+def _known(
+    op: str, signature: Signature, mixed: bool, data: int, names: tuple[str, ...], kinds: tuple[Kind | None, ...]
+) -> tuple[Mapping[str, int], Shape]:
+    """What tensors of such kinds come to; the same call with others of them needs no second look."""
+    _check_names(op, signature, names[:data], names[data:])
+    sizes, batch = _check(op, signature, mixed, data, dict(zip(names, kinds, strict=True)))
+    return MappingProxyType(dict(sizes)), batch
+
+
+def _check_names(op: str, signature: Signature, data: Sequence[str], given: Sequence[str]) -> None:
     wanted = {o.name: o for o in signature.operands if o.name not in data}
     missing = [name for name, o in wanted.items() if name not in given and not o.optional]
     extra = [name for name in given if name not in wanted]
@@ -54,18 +93,19 @@ def taken(
         faults = [f"lack {', '.join(missing)}"] * bool(missing) + [f"have {', '.join(extra)} besides"] * bool(extra)
         every = ", ".join(f"{name}?" if o.optional else name for name, o in wanted.items())
         raise ValueError(f"the parameters of {op} are {every}, but these {' and '.join(faults)}")
-    present = {name: t for name, t in data.items() if t is not None}
-    check_tensors({**present, **given})
+
+
+def _check(
+    op: str, signature: Signature, mixed: bool, data: int, tensors: Mapping[str, Any]
+) -> tuple[Mapping[str, int], Shape]:
+    """The dims and the batch of tensors, or of their kinds; the first ``data`` are no parameters."""
     if not mixed:
-        every_one = {**present, **given}
-        cast = dict(zip(every_one, autocast(*every_one.values()), strict=True))
-        present, given = ({name: cast[name] for name in group} for group in (present, given))
-        check_kinds(cast, {})
-    for name, tensor in given.items():
-        if tensor.dim() != wanted[name].rank:
-            dims = f"[{', '.join(wanted[name].dims)}]"
+        check_kinds({name: t for name, t in tensors.items() if t is not None}, {})
+    of = {o.name: o for o in signature.operands}
+    for name, tensor in list(tensors.items())[data:]:
+        if tensor.dim() != of[name].rank:
+            dims = f"[{', '.join(of[name].dims)}]"
             raise ShapeError(
                 f"{op}'s {name} {dims} has shape {list(tensor.shape)}: map over the parameters of many models with vmap"
             )
-    tensors = {**data, **present, **given}
-    return tensors, *signature.check(tensors)
+    return signature.check(tensors)

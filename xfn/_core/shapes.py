@@ -46,7 +46,7 @@ class Operand:
         return f"{called} [{', '.join(('...', *(d.removesuffix('|1') for d in self.dims)))}]"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # one object each: to be looked up by, it need not be read
 class Signature:
     """What an op takes and gives, in letters."""
 

@@ -98,7 +98,7 @@ def reference(
     return ((y if residual is None else y + residual).to(x.dtype),)
 
 
-DROPOUT = Lean("dropout", SIGNATURE, reference, options=("p", "str activation"), backends=("aten",))
+DROPOUT = Lean("dropout", SIGNATURE, reference, options=("p", "str activation"), backends=("cpu", "aten"))
 
 
 def _case(

@@ -5,7 +5,7 @@
 Source: Vaswani et al., "Attention is all you need" (2017); fewer key heads: Ainslie et al., "GQA" (2023).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NotRequired, TypedDict
 
 import torch
@@ -157,7 +157,7 @@ def heads(
     return dropout(y, p, t.get("out.bias"), key=second if p else None, backend=backend)
 
 
-def _counts(sizes: dict[str, int], t: dict[str, Tensor], heads: int) -> dict[str, int]:
+def _counts(sizes: Mapping[str, int], t: dict[str, Tensor], heads: int) -> dict[str, int]:
     """How many heads each projection has."""
     if heads < 1 or sizes["q"] % heads:
         raise ShapeError(f"q.weight gives {sizes['q']} features, which {heads} heads cannot share evenly")

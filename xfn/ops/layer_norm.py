@@ -93,7 +93,7 @@ def reference(x: Tensor, weight: Tensor | None, bias: Tensor | None, *, eps: flo
     return ((y if bias is None else y + bias).to(x.dtype),)
 
 
-LAYER_NORM = Lean("layer_norm", SIGNATURE, reference, options=("eps",), backends=("aten",))
+LAYER_NORM = Lean("layer_norm", SIGNATURE, reference, options=("eps",), backends=("cpu", "aten"))
 
 
 def _case(name: str, x: str, names: str, tags: str = "", **sizes: int) -> Case:

@@ -98,6 +98,10 @@ def mlp(
     return dropout(product(h, t["down.weight"]), p, t.get("down.bias"), key=second, backend=backend)
 
 
+init_fused_mlp, fused_mlp = init_mlp, mlp
+"""The names under which the seeds have the same numbers from fused kernels; here there is no other way."""
+
+
 def children(key: Tensor, x: Tensor, n: int) -> tuple[Tensor, ...]:
     """n keys for each example of ``x [..., M, E]``: its key's children."""
     each = random.spread(key, x.shape[:-2])

@@ -102,7 +102,7 @@ def reference(x: Tensor, weight: Tensor | None, *, eps: float) -> tuple[Tensor]:
     return ((y if weight is None else y * weight).to(x.dtype),)
 
 
-RMS_NORM = Lean("rms_norm", SIGNATURE, reference, options=("eps",), backends=("aten",))
+RMS_NORM = Lean("rms_norm", SIGNATURE, reference, options=("eps",), backends=("cpu", "aten"))
 
 
 def _case(name: str, x: str, names: str, tags: str = "", add: bool = False, **sizes: int) -> Case:

@@ -19,6 +19,11 @@ namespace xfn {
 #include "tangent.h"
 #include "gather.h"
 #include "sparse.h"
+#include "activation.h"
+#include "rows.h"
+#include "norm.h"
+#include "soften.h"
+#include "drop.h"
 
 namespace {
 
@@ -61,6 +66,9 @@ template <class Kind> constexpr Kernels KERNELS = {
     [](const SparseProblem& p, SparseMember member) -> size_t { return sparse<Kind>(p, member, 0, Arena{nullptr}); },
     [](const SparseProblem& p, SparseMember member, int64_t index, char* scratch) {
       sparse<Kind>(p, member, index, Arena{scratch});
+    },
+    [](const RowProblem& p, RowMember member, int64_t index, char* scratch) -> size_t {
+      return rows<typename Kind::T>(p, member, index, Arena{scratch});
     },
 };
 

@@ -1,27 +1,14 @@
 // What a boolean mask has, for attention that looks whether it pays to walk less than all: its entries and its live tiles
 // are counted first, in one pass, and then the tables of one or the other are filled.
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/core/ScalarType.h>
-
-#include <algorithm>
 #include <array>
 #include <bit>
-#include <cstring>
-#include <tuple>
 #include <utility>
-#include <vector>
+
+#include "tensors.h"
 
 namespace {
 
-namespace ts = torch::stable;
-using torch::headeronly::ScalarType;
-using ts::Tensor;
-
-Tensor int32(const Tensor& like, const std::vector<int64_t>& shape) {
-  return ts::new_empty(like, shape, ScalarType::Int);
-}
+Tensor int32(const Shape& shape) { return make(shape, ScalarType::Int); }
 struct Mask {  // [P, M, N], whose keys are contiguous
   const char* data;
   int64_t P, M, N, pattern, query;
@@ -97,8 +84,7 @@ std::tuple<Tensor, Tensor, Tensor> count(const Tensor& given) {
   const int64_t P = mask.P, M = mask.M, N = mask.N, I = (M + SMALL - 1) / SMALL, J = (N + SMALL - 1) / SMALL,
                 bands = (M + BAND - 1) / BAND;
   STD_TORCH_CHECK(M * N <= INT32_MAX, "a pattern of so many coefficients has no room in its tables");
-  Tensor ends = int32(given, {P, M}), tiles = ts::new_empty(given, {P, I, J}, ScalarType::Byte),
-         totals = ts::new_empty(given, {1 + SIZES}, ScalarType::Long);
+  Tensor ends = int32({P, M}), tiles = make({P, I, J}, ScalarType::Byte), totals = make({1 + SIZES}, ScalarType::Long);
   int32_t* const rows = (int32_t*)ends.mutable_data_ptr();
   uint8_t* const counts = (uint8_t*)tiles.mutable_data_ptr();
   std::vector<Found> found(P * bands);
@@ -123,7 +109,7 @@ std::tuple<Tensor, Tensor, Tensor> tiles(const Tensor& given, const Tensor& coun
   const Mask mask(given);
   const int64_t P = mask.P, M = mask.M, N = mask.N, I = (M + size - 1) / size, J = (N + size - 1) / size,
                 some = size / SMALL, down = counts.size(1), along = counts.size(2), width = (size + 31) / 32;
-  Tensor blocks = ts::new_empty(given, {P, I, J}), index = int32(given, {P, I, J});
+  Tensor blocks = make({P, I, J}, ScalarType::Bool), index = int32({P, I, J});
   bool* const live = (bool*)blocks.mutable_data_ptr();
   int32_t* const at = (int32_t*)index.mutable_data_ptr();
   const uint8_t* const from = (const uint8_t*)counts.const_data_ptr();
@@ -137,7 +123,7 @@ std::tuple<Tensor, Tensor, Tensor> tiles(const Tensor& given, const Tensor& coun
     live[tile] = sum > 0, at[tile] = -1;
     if (sum > 0 && !full) at[tile] = (int32_t)partial.size(), partial.push_back(tile);
   }
-  Tensor words = int32(given, {(int64_t)partial.size(), size, width});
+  Tensor words = int32({(int64_t)partial.size(), size, width});
   uint32_t* const bits = (uint32_t*)words.mutable_data_ptr();
   ts::parallel_for(0, (int64_t)partial.size(), 64, [&](int64_t first, int64_t last) {
     for (int64_t q = first; q < last; q++) {
@@ -158,8 +144,7 @@ std::tuple<Tensor, Tensor, Tensor> tiles(const Tensor& given, const Tensor& coun
 std::tuple<Tensor, Tensor, Tensor> fill(const Tensor& given, const Tensor& row_ends, int64_t Z, bool both) {
   const Mask mask(given);
   const int64_t P = mask.P, M = mask.M, N = mask.N;
-  Tensor columns = int32(given, {P, Z}), column_ends = int32(given, {both ? P : 0, N}),
-         rows = int32(given, {both ? P : 0, Z});
+  Tensor columns = int32({P, Z}), column_ends = int32({both ? P : 0, N}), rows = int32({both ? P : 0, Z});
   const int32_t* ends = (const int32_t*)row_ends.const_data_ptr();
   int32_t *to = (int32_t*)columns.mutable_data_ptr(), *starts = (int32_t*)column_ends.mutable_data_ptr(),
           *queries = (int32_t*)rows.mutable_data_ptr();

@@ -104,6 +104,8 @@ struct Ranges {
 
 struct SparseProblem;  // pattern.h
 enum class SparseMember : int;
+struct RowProblem;  // row.h
+enum class RowMember : int;
 
 // The kernels of one instruction set and one dtype.
 struct Kernels {
@@ -113,6 +115,7 @@ struct Kernels {
   void (*run)(const Problem&, Member, int64_t task, char* scratch);
   size_t (*sparse_scratch)(const SparseProblem&, SparseMember);
   void (*sparse)(const SparseProblem&, SparseMember, int64_t task, char* scratch);
+  size_t (*rows)(const RowProblem&, RowMember, int64_t task, char* scratch);  // without scratch, the bytes for one task
 };
 
 }  // namespace xfn

@@ -1,45 +1,22 @@
 // Products over the entries of a sparse pattern, and the attention made of them, as torch ops: tensors to a SparseProblem,
 // its tasks to torch's threads. Tensors have one batch dim, of size 1 where they are shared.
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/core/ScalarType.h>
-
-#include <algorithm>
-#include <atomic>
-#include <bit>
-#include <cstring>
 #include <deque>
-#include <initializer_list>
-#include <optional>
-#include <tuple>
-#include <vector>
 
 #include "isa.h"
 #include "pattern.h"
+#include "tensors.h"
 
 namespace {
 
-namespace ts = torch::stable;
-using torch::headeronly::ScalarType;
-using ts::Tensor;
-using Maybe = std::optional<Tensor>;
 using xfn::SparseMember;
 
 struct Call {
   xfn::SparseProblem p{};
   std::deque<Tensor> alive;
   ScalarType type;
+  xfn::Dtype dtype;
 
-  explicit Call(const Tensor& like) : type(like.scalar_type()) {}
-  ScalarType wide() const { return type == ScalarType::Double ? ScalarType::Double : ScalarType::Float; }
-  xfn::Dtype dtype() const {
-    if (type == ScalarType::Float) return xfn::Dtype::f32;
-    if (type == ScalarType::Double) return xfn::Dtype::f64;
-    if (type == ScalarType::BFloat16) return xfn::Dtype::bf16;
-    STD_TORCH_CHECK(type == ScalarType::Half, "no kernel for this dtype");
-    return xfn::Dtype::f16;
-  }
+  explicit Call(const Tensor& like) : type(like.scalar_type()), dtype(dtype_of(like)) {}
 
   void meet(const Maybe& t) {
     if (!t || t->size(0) == 1) return;
@@ -59,7 +36,7 @@ struct Call {
   }
   void set(xfn::PerHead& to, const Maybe& from) {
     if (!from) return;
-    STD_TORCH_CHECK(from->scalar_type() == wide() && from->dim() == 3, "values and lse have the dtype of sums");
+    STD_TORCH_CHECK(from->scalar_type() == wide(type) && from->dim() == 3, "values and lse have the dtype of sums");
     const Tensor& t = last_dense(*from);
     to = {t.const_data_ptr(), step(t, 0), step(t, 1)};
   }
@@ -109,20 +86,17 @@ struct Call {
     const Tensor& t = last_dense(*from);
     p.key = (const int64_t*)t.const_data_ptr(), p.key_batch = step(t, 0);
   }
-  static Tensor empty(const Tensor& like, std::initializer_list<int64_t> shape, ScalarType type) {
-    return ts::new_empty(like, std::vector<int64_t>(shape), type);
-  }
 
   // `heads` tasks an example, each cut into chunks of its lines where there are fewer than threads.
-  void run(SparseMember member, int64_t heads, int64_t lines, const Tensor& like) {
-    const xfn::Kernels* kernels = xfn::kernels(dtype());
+  void run(SparseMember member, int64_t heads, int64_t lines) {
+    const xfn::Kernels* kernels = xfn::kernels(dtype);
     STD_TORCH_CHECK(kernels, "no kernels for XFN_ISA as it is set");
     const int64_t threads = ts::get_num_threads(), pairs = p.B * heads;
     if (!pairs || !lines) return;
     p.chunks = threads == 1 ? 1 : std::clamp<int64_t>(4 * threads / pairs, 1, lines);
     const int64_t tasks = pairs * p.chunks, workers = std::min(threads, tasks);
     const int64_t size = (int64_t)kernels->sparse_scratch(p, member) + 64;
-    const Tensor scratch = empty(like, {workers * size}, ScalarType::Byte);
+    const Tensor scratch = make({workers * size}, ScalarType::Byte);
     char* memory = (char*)scratch.mutable_data_ptr();
     std::atomic<int64_t> next{0}, worker{0};
     const auto work = [&](int64_t, int64_t) {
@@ -153,9 +127,9 @@ std::tuple<Tensor, Tensor> forward(const Tensor& q, const Tensor& k, const Tenso
   for (const Maybe& t : {Maybe(q), Maybe(k), Maybe(v), Maybe(row_ends), Maybe(columns), key}) call.meet(t);
   call.set(p.q, q), call.set(p.k, k), call.set(p.v, v), call.set_key(key, threshold);
   call.set(p.rows, row_ends, columns, {}, p.N);
-  Tensor out = Call::empty(q, {p.B, p.M, p.H, p.V}, call.type), lse = Call::empty(q, {p.B, p.H, p.M}, call.wide());
+  Tensor out = make({p.B, p.M, p.H, p.V}, call.type), lse = make({p.B, p.H, p.M}, wide(call.type));
   p.result = out.mutable_data_ptr(), p.result2 = lse.mutable_data_ptr();
-  call.run(SparseMember::forward, p.G, p.M, q);
+  call.run(SparseMember::forward, p.G, p.M);
   return {out, lse};
 }
 
@@ -172,19 +146,19 @@ std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& q, const Tensor& k, co
   call.set(p.out, out), call.set(p.lse, lse), call.set(p.dout, dout), call.set(p.dlse, dlse);
   call.set(p.rows, row_ends, columns, {}, p.N), call.set(p.columns, column_ends, rows, {}, p.M);
 
-  const Tensor delta = Call::empty(q, {p.B, p.H, p.M}, call.wide());
+  const Tensor delta = make({p.B, p.H, p.M}, wide(call.type));
   p.result = delta.mutable_data_ptr();
-  call.run(SparseMember::delta, p.H, p.M, q);
+  call.run(SparseMember::delta, p.H, p.M);
   p.delta = {p.result, p.H * p.M, p.M};
 
-  const Tensor none = Call::empty(q, {0}, call.type);
-  Tensor dq = need & 1 ? Call::empty(q, {p.B, p.M, p.H, p.K}, call.type) : none;
-  Tensor dk = need & 2 ? Call::empty(q, {p.B, p.N, p.G, p.K}, call.type) : none;
-  Tensor dv = need & 4 ? Call::empty(q, {p.B, p.N, p.G, p.V}, call.type) : none;
+  const Tensor none = make({0}, call.type);
+  Tensor dq = need & 1 ? make({p.B, p.M, p.H, p.K}, call.type) : none;
+  Tensor dk = need & 2 ? make({p.B, p.N, p.G, p.K}, call.type) : none;
+  Tensor dv = need & 4 ? make({p.B, p.N, p.G, p.V}, call.type) : none;
   p.result = dq.mutable_data_ptr();
-  if (need & 1) call.run(SparseMember::queries, p.G, p.M, q);
+  if (need & 1) call.run(SparseMember::queries, p.G, p.M);
   p.result = need & 2 ? dk.mutable_data_ptr() : nullptr, p.result2 = need & 4 ? dv.mutable_data_ptr() : nullptr;
-  if (need & 6 && p.H) call.run(SparseMember::keys, p.G, p.N, q);
+  if (need & 6 && p.H) call.run(SparseMember::keys, p.G, p.N);
   if (!p.dout.data) ts::zero_(dv);
   if (!p.H) ts::zero_(dk), ts::zero_(dv);
   return {dq, dk, dv};
@@ -196,10 +170,10 @@ Tensor between(const Tensor& q, const Tensor& k, const Tensor& row_ends, const T
   p.B = 1, p.M = q.size(1), p.H = q.size(2), p.K = q.size(3), p.N = k.size(1), p.G = k.size(2);
   for (const Tensor& t : {q, k, row_ends, columns}) call.meet(t);
   call.set(p.q, q), call.set(p.k, k), call.set(p.rows, row_ends, columns, {}, p.N);
-  Tensor values = Call::empty(q, {p.B, p.H, p.Z}, call.wide());
+  Tensor values = make({p.B, p.H, p.Z}, wide(call.type));
   p.result = values.mutable_data_ptr();
   if (!p.M) ts::zero_(values);
-  call.run(SparseMember::between, p.G, p.M, q);
+  call.run(SparseMember::between, p.G, p.M);
   return values;
 }
 
@@ -212,10 +186,10 @@ Tensor mix(const Tensor& values, const Tensor& v, const Tensor& ends, const Tens
   p.B = 1, p.M = ends.size(2), p.H = values.size(1), p.N = v.size(1), p.G = v.size(2), p.V = v.size(3), p.heads = heads;
   for (const Tensor& t : {values, v, ends, places}) call.meet(t);
   call.set(p.values, values), call.set(p.v, v), call.set(p.rows, ends, places, order, p.N);
-  Tensor out = Call::empty(v, {p.B, p.M, heads, p.V}, call.wide());
+  Tensor out = make({p.B, p.M, heads, p.V}, wide(call.type));
   p.result = out.mutable_data_ptr();
   if (!p.H) ts::zero_(out);
-  if (p.H) call.run(SparseMember::mix, heads, p.M, v);
+  if (p.H) call.run(SparseMember::mix, heads, p.M);
   return out;
 }
 
@@ -224,13 +198,13 @@ Tensor softmax(const Tensor& values, const Tensor& row_ends) {
   auto& p = call.p;
   p.B = 1, p.M = row_ends.size(2), p.H = values.size(1);
   for (const Tensor& t : {values, row_ends}) call.meet(t);
-  const Tensor nowhere = Call::empty(values, {1, 1, values.size(2)}, ScalarType::Int);
+  const Tensor nowhere = make({1, 1, values.size(2)}, ScalarType::Int);
   ts::zero_(const_cast<Tensor&>(nowhere));
   call.set(p.values, values), call.set(p.rows, row_ends, nowhere, {}, 1);
-  Tensor out = Call::empty(values, {p.B, p.H, p.Z}, call.type);
+  Tensor out = make({p.B, p.H, p.Z}, call.type);
   p.result = out.mutable_data_ptr();
   if (!p.M) ts::zero_(out);
-  call.run(SparseMember::softmax, p.H, p.M, values);
+  call.run(SparseMember::softmax, p.H, p.M);
   return out;
 }
 

@@ -20,3 +20,4 @@
 
 #include "pattern.h"
 #include "problem.h"
+#include "row.h"

@@ -57,11 +57,15 @@ template <class V> INLINE bool any(V mask) {  // of a comparison's lanes
 }
 template <class S> constexpr S infinity = std::numeric_limits<S>::infinity();
 
-// The sum of all lanes, in a fixed order.
-template <class S> INLINE S total(Vec<S> v) {
-  S sum = 0;
-  for (int i = 0; i < L<S>; i++) sum += v[i];
-  return sum;
+// The sum of all lanes, of halves and their halves.
+template <class S, int step = L<S> / 2> INLINE S total(Vec<S> v) {
+  if constexpr (step == 0)
+    return v[0];
+  else {
+    Vec<Int<S>> other{};
+    for (int i = 0; i < L<S>; i++) other[i] = i ^ step;
+    return total<S, step / 2>(v + __builtin_shuffle(v, other));
+  }
 }
 
 // The largest of all lanes, in each of them.
@@ -212,6 +216,23 @@ template <class V, class T> INLINE void narrow(V v, T* p, int count) {
   T row[sizeof v / sizeof v[0]];
   narrow(v, row);
   std::memcpy(p, row, count * sizeof(T));
+}
+
+// As narrow; a whole vector that is `far` goes past the caches, where that can be done.
+template <class V, class T, class Count> INLINE void put(V v, T* p, Count count, [[maybe_unused]] bool far) {
+#ifdef AVX512
+  if (far && count == sizeof v / sizeof v[0] && (uintptr_t)p % (sizeof(T) * count) == 0) {
+    if constexpr (sizeof(T) == sizeof v[0]) {
+      stream(p, v);
+    } else {
+      alignas(32) T half[BYTES / sizeof v[0]];
+      narrow(v, half);
+      _mm256_stream_si256((__m256i*)p, _mm256_load_si256((const __m256i*)half));
+    }
+    return;
+  }
+#endif
+  narrow(v, p, count);
 }
 
 }  // namespace

@@ -1,0 +1,255 @@
+// Ops on rows as torch ops: tensors to a RowProblem, its tasks to torch's threads.
+#include <type_traits>
+
+#include "isa.h"
+#include "row.h"
+#include "tensors.h"
+
+namespace {
+
+using xfn::RowMember;
+using Two = std::tuple<Tensor, Tensor>;
+using Three = std::tuple<Tensor, Tensor, Tensor>;
+
+constexpr int64_t FAR = 8 << 20;  // bytes of a result that goes past the caches
+
+struct Bf16 {
+  uint16_t bits;
+  operator float() const {
+    const uint32_t wide = (uint32_t)bits << 16;
+    float number;
+    std::memcpy(&number, &wide, 4);
+    return number;
+  }
+  Bf16& operator=(float number) {
+    uint32_t wide;
+    std::memcpy(&wide, &number, 4);
+    bits = (uint16_t)((number == number ? wide + 0x7fff + (wide >> 16 & 1) : wide | 0x400000) >> 16);
+    return *this;
+  }
+};
+// f of the numbers of a tensor.
+template <class Data, class F> void numbers(Data* data, xfn::Dtype dtype, const F& f) {
+  const auto as = [&]<class T>() { f((std::conditional_t<std::is_const_v<Data>, const T, T>*)data); };
+  switch (dtype) {
+    case xfn::Dtype::f64:
+      return as.template operator()<double>();
+    case xfn::Dtype::f32:
+      return as.template operator()<float>();
+    case xfn::Dtype::f16:
+      return as.template operator()<_Float16>();
+    default:
+      return as.template operator()<Bf16>();
+  }
+}
+
+// x is [..., E], and the first `outer` of its dims are parts; what rows share has E numbers, or E for each part.
+struct Call {
+  xfn::RowProblem p{};
+  const Tensor& x;
+  const int64_t outer;
+  std::vector<Tensor> alive;
+
+  Call(const Tensor& x, int64_t outer) : x(x), outer(outer) {
+    const int64_t rank = x.dim() - 1;
+    STD_TORCH_CHECK(0 <= outer && outer <= rank, "x is [..., E], of which the first dims are parts");
+    p.P = p.R = 1, p.E = x.size(-1);
+    for (int64_t i = 0; i < rank; i++) (i < outer ? p.P : p.R) *= x.size(i);
+    // As many rows as are worth a task, and at most 64 tasks a part: by shape alone, for sums follow the tasks.
+    p.chunk = std::max({(int64_t)1, 32768 / std::max<int64_t>(1, p.E), (p.R + 63) / 64});
+    p.far = p.P * p.R * p.E * x.element_size() >= FAR;
+    alive.reserve(8);
+  }
+
+  // From one of dims [first, last) that are walked as one to the next, or −1: they cannot be.
+  static int64_t step(const Tensor& t, int64_t first, int64_t last) {
+    int64_t found = 0, next = -1;
+    for (int64_t i = last; i-- > first;) {
+      if (t.size(i) == 1) continue;
+      if (next < 0)
+        found = t.stride(i);
+      else if (t.stride(i) != next)
+        return -1;
+      next = t.stride(i) * t.size(i);
+    }
+    return found;
+  }
+  void set(xfn::Grid& to, const Maybe& from) {
+    if (!from) return;
+    STD_TORCH_CHECK(from->scalar_type() == x.scalar_type() && from->dim() == x.dim(), "rows share x's dtype and shape");
+    for (int64_t i = 0; i < x.dim(); i++) STD_TORCH_CHECK(from->size(i) == x.size(i), "rows share x's dtype and shape");
+    const int64_t rank = x.dim() - 1;
+    const bool good = (from->stride(-1) == 1 || p.E < 2) && step(*from, 0, outer) >= 0 && step(*from, outer, rank) >= 0;
+    const Tensor& t = alive.emplace_back(good ? *from : packed(*from));
+    to = {t.const_data_ptr(), step(t, 0, outer), step(t, outer, rank)};
+  }
+  template <class S> Tensor widened(const Tensor& t, ScalarType dtype) {
+    const Tensor whole = t.is_contiguous() ? t : packed(t);
+    Tensor to = make({t.numel()}, dtype);
+    S* sums = (S*)to.mutable_data_ptr();
+    numbers(whole.const_data_ptr(), dtype_of(t), [&](const auto* from) {
+      for (int64_t i = 0; i < t.numel(); i++) sums[i] = (S)from[i];
+    });
+    return to;
+  }
+  void share(xfn::Grid& to, const Maybe& from) {
+    if (!from) return;
+    STD_TORCH_CHECK(from->numel() == p.E || from->numel() == p.P * p.E, "what rows share has E numbers, or P times E");
+    const ScalarType dtype = wide(x.scalar_type());
+    const bool good = from->scalar_type() == dtype && from->is_contiguous();
+    const Tensor& t = alive.emplace_back(good                          ? *from
+                                         : dtype == ScalarType::Double ? widened<double>(*from, dtype)
+                                                                       : widened<float>(*from, dtype));
+    to = {t.const_data_ptr(), t.numel() == p.E ? 0 : p.E, 0};
+  }
+  void bound(xfn::Grid& to, const Maybe& from) {
+    if (!from) return;
+    STD_TORCH_CHECK(from->scalar_type() == ScalarType::Long && from->dim() == 2 && from->size(1) == p.R &&
+                        (from->size(0) == 1 || from->size(0) == p.P),
+                    "bounds are int64 [P, R]");
+    to = {from->const_data_ptr(), step(*from, 0, 1), step(*from, 1, 2)};
+  }
+  void drop(const Maybe& key, int64_t threshold, int64_t activation) {
+    STD_TORCH_CHECK(activation >= 0 && activation <= (int64_t)xfn::Activation::tanh, "no such activation");
+    p.activation = (xfn::Activation)activation, p.threshold = (uint32_t)threshold;
+    p.grow = 65536. / (65536 - (double)threshold);
+    if (!key) return;
+    STD_TORCH_CHECK(key->scalar_type() == ScalarType::Long && (key->numel() == 2 || key->numel() == 2 * p.P),
+                    "keys are int64 [P, 2]");
+    const Tensor& t = alive.emplace_back(key->is_contiguous() ? *key : packed(*key));
+    p.key = (const int64_t*)t.const_data_ptr(), p.key_part = t.numel() == 2 ? 0 : 2;
+  }
+
+  Tensor out(bool needed = true) {
+    Tensor t = make(needed ? Shape(x.sizes().begin(), x.sizes().end()) : Shape{0}, x.scalar_type());
+    p.out = needed ? t.mutable_data_ptr() : nullptr;
+    return t;
+  }
+  // A line for each task of a part, and later their sum, like what they are the gradient of.
+  Tensor lines(void*& to, bool needed) {
+    Tensor t = make(needed ? Shape{p.P, p.tasks(), p.E} : Shape{0}, wide(x.scalar_type()));
+    to = needed ? t.mutable_data_ptr() : nullptr;
+    return t;
+  }
+  template <class S> Tensor added(const Tensor& lines, const Tensor& like) {
+    Tensor to = make(Shape(like.sizes().begin(), like.sizes().end()), like.scalar_type());
+    STD_TORCH_CHECK(to.numel() == p.P * p.E, "a gradient has a line for each part");
+    const S* from = (const S*)lines.const_data_ptr();
+    std::vector<S> sum(p.E);
+    for (int64_t part = 0; part < p.P; part++) {
+      std::fill(sum.begin(), sum.end(), (S)0);
+      for (int64_t task = 0; task < p.tasks(); task++, from += p.E)
+        for (int64_t e = 0; e < p.E; e++) sum[e] += from[e];
+      numbers(to.mutable_data_ptr(), dtype_of(like), [&](auto* line) {
+        for (int64_t e = 0; e < p.E; e++) line[part * p.E + e] = sum[e];
+      });
+    }
+    return to;
+  }
+  Tensor summed(const Tensor& lines, const Maybe& like) {
+    if (lines.dim() == 1 || !like) return lines;
+    return lines.scalar_type() == ScalarType::Double ? added<double>(lines, *like) : added<float>(lines, *like);
+  }
+
+  void run(RowMember member) {
+    const xfn::Kernels* kernels = xfn::kernels(dtype_of(x));
+    STD_TORCH_CHECK(kernels, "no kernels for XFN_ISA as it is set");
+    if (!p.P || !p.R || !p.E) return;
+    const int64_t size = (int64_t)kernels->rows(p, member, 0, nullptr);
+    const auto work = [&](int64_t first, int64_t last) {
+      char near[64 << 10];
+      const bool fits = size + 64 <= (int64_t)sizeof near;
+      const Maybe far = fits ? Maybe() : make({size + 64}, ScalarType::Byte);
+      char* memory = fits ? near : (char*)far->mutable_data_ptr();
+      memory += -(uintptr_t)memory & 63;
+      for (int64_t task = first; task < last; task++) kernels->rows(p, member, task, memory);
+    };
+    const int64_t tasks = p.P * p.tasks();
+    tasks == 1 ? work(0, 1) : ts::parallel_for(0, tasks, 1, work);
+  }
+};
+
+Tensor norm(const Tensor& x, const Maybe& weight, const Maybe& bias, int64_t outer, double eps, bool centered) {
+  Call call(x, outer);
+  call.set(call.p.x, x), call.share(call.p.weight, weight), call.share(call.p.bias, bias);
+  call.p.eps = eps, call.p.centered = centered;
+  Tensor y = call.out();
+  call.run(RowMember::norm);
+  return y;
+}
+
+// need: bit 0 for dx, 1 for dweight, 2 for dbias; what is not needed is empty.
+Three norm_backward(const Tensor& x, const Maybe& weight, const Maybe& bias, const Tensor& dy, int64_t outer,
+                    double eps, bool centered, int64_t need) {
+  Call call(x, outer);
+  auto& p = call.p;
+  call.set(p.x, x), call.share(p.weight, weight), call.set(p.dy, dy);
+  p.eps = eps, p.centered = centered;
+  Tensor dx = call.out(need & 1), dweight = call.lines(p.dweight, need & 2), dbias = call.lines(p.dbias, need & 4);
+  call.run(RowMember::norm_back);
+  return {dx, call.summed(dweight, weight), call.summed(dbias, bias)};
+}
+
+Tensor softmax(const Tensor& x, const Maybe& lo, const Maybe& hi, int64_t outer, bool logarithm) {
+  Call call(x, outer);
+  call.set(call.p.x, x), call.bound(call.p.lo, lo), call.bound(call.p.hi, hi);
+  call.p.logarithm = logarithm;
+  Tensor y = call.out();
+  call.run(RowMember::softmax);
+  return y;
+}
+
+Tensor softmax_backward(const Tensor& y, const Tensor& dy, bool logarithm) {
+  Call call(y, 0);
+  call.set(call.p.y, y), call.set(call.p.dy, dy);
+  call.p.logarithm = logarithm;
+  Tensor dx = call.out();
+  call.run(RowMember::softmax_back);
+  return dx;
+}
+
+Tensor dropout(const Tensor& x, const Maybe& bias, const Maybe& residual, const Maybe& key, int64_t outer,
+               int64_t threshold, int64_t activation) {
+  Call call(x, outer);
+  call.set(call.p.x, x), call.share(call.p.bias, bias), call.set(call.p.residual, residual);
+  call.drop(key, threshold, activation);
+  Tensor y = call.out();
+  call.run(RowMember::dropout);
+  return y;
+}
+
+// need: bit 0 for dx, 1 for dbias.
+Two dropout_backward(const Tensor& x, const Maybe& bias, const Maybe& key, const Tensor& dy, int64_t outer,
+                     int64_t threshold, int64_t activation, int64_t need) {
+  Call call(x, outer);
+  call.set(call.p.x, x), call.share(call.p.bias, bias), call.set(call.p.dy, dy);
+  call.drop(key, threshold, activation);
+  Tensor dx = call.out(need & 1), dbias = call.lines(call.p.dbias, need & 2);
+  call.run(RowMember::dropout_back);
+  return {dx, call.summed(dbias, bias)};
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_FRAGMENT(xfn_cpu, m) {
+  m.def("norm(Tensor x, Tensor? weight, Tensor? bias, int outer, float eps, bool centered) -> Tensor");
+  m.def(
+      "norm_backward(Tensor x, Tensor? weight, Tensor? bias, Tensor dy, int outer, float eps, bool centered, int need) -> "
+      "(Tensor, Tensor, Tensor)");
+  m.def("softmax(Tensor x, Tensor? lo, Tensor? hi, int outer, bool logarithm) -> Tensor");
+  m.def("softmax_backward(Tensor y, Tensor dy, bool logarithm) -> Tensor");
+  m.def(
+      "dropout(Tensor x, Tensor? bias, Tensor? residual, Tensor? key, int outer, int threshold, int activation) -> "
+      "Tensor");
+  m.def(
+      "dropout_backward(Tensor x, Tensor? bias, Tensor? key, Tensor dy, int outer, int threshold, int activation, int "
+      "need) -> (Tensor, Tensor)");
+}
+STABLE_TORCH_LIBRARY_IMPL(xfn_cpu, CPU, m) {
+  m.impl("norm", TORCH_BOX(&norm));
+  m.impl("norm_backward", TORCH_BOX(&norm_backward));
+  m.impl("softmax", TORCH_BOX(&softmax));
+  m.impl("softmax_backward", TORCH_BOX(&softmax_backward));
+  m.impl("dropout", TORCH_BOX(&dropout));
+  m.impl("dropout_backward", TORCH_BOX(&dropout_backward));
+}

@@ -1,0 +1,77 @@
+// What kernels of ops on rows share: a row's vectors, and a task's rows.
+#pragma once
+
+namespace {
+
+// f(at, count) for every vector of a row of E numbers; count is a constant but for the last.
+template <class S, class F> INLINE void each(long E, const F& f) {
+  long e = 0;
+  for (; e + L<S> <= E; e += L<S>) f(e, std::integral_constant<int, L<S>>());
+  if (e < E) f(e, (int)(E - e));
+}
+
+template <class T> struct RowTask {
+  typedef std::conditional_t<std::is_same_v<T, double>, double, float> S;
+  const RowProblem& p;
+  long part, first, last, task;  // rows [first, last) of a part
+
+  RowTask(const RowProblem& p, int64_t index)
+      : p(p),
+        part(index / p.tasks()),
+        first(index % p.tasks() * p.chunk),
+        last(std::min(first + p.chunk, p.R)),
+        task(index) {}
+
+  const T* row(const Grid& g, long r) const { return g.data ? (const T*)g.data + part * g.part + r * g.row : nullptr; }
+  const S* shared(const Grid& g) const { return g.data ? (const S*)g.data + part * g.part : nullptr; }
+  T* out(long r) const { return p.out ? (T*)p.out + (part * p.R + r) * p.E : nullptr; }
+  // This task's line of a sum over rows, where nothing has been added.
+  S* sum(void* of) const {
+    if (!of) return nullptr;
+    S* line = (S*)of + task * p.E;
+    std::fill_n(line, p.E, (S)0);
+    return line;
+  }
+  // [first, last) of the columns that a row may see.
+  std::pair<long, long> seen(long r) const {
+    const auto at = [&](const Grid& g, long without) {
+      return g.data ? std::clamp<long>(((const int64_t*)g.data)[part * g.part + r * g.row], 0, p.E) : without;
+    };
+    const long lo = at(p.lo, 0), hi = at(p.hi, p.E);
+    return {std::min(lo, hi), hi};
+  }
+};
+
+// Σ of each of the vectors that f(e, count) gives, over a row; what lies behind its end must be 0 there.
+template <class S, class F> INLINE auto row_sums(long E, const F& f) {
+  constexpr int n = std::tuple_size_v<decltype(f(0, 0))>;
+  Vec<S> sums[4][n] = {};
+  const auto add = [&](int i, const auto& found) INLINE_LAMBDA {
+    for (int j = 0; j < n; j++) sums[i][j] += found[j];
+  };
+  long e = 0;
+  for (; e + 4 * L<S> <= E; e += 4 * L<S>)
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) add(i, f(e + i * L<S>, std::integral_constant<int, L<S>>()));
+  for (; e + L<S> <= E; e += L<S>) add(0, f(e, std::integral_constant<int, L<S>>()));
+  if (e < E) add(1, f(e, (int)(E - e)));
+  std::array<S, n> all;
+  for (int j = 0; j < n; j++) all[j] = total<S>((sums[0][j] + sums[1][j]) + (sums[2][j] + sums[3][j]));
+  return all;
+}
+template <class S, class F> INLINE S row_sum(long E, const F& f) {
+  return row_sums<S>(E, [&](long e, auto count) INLINE_LAMBDA { return std::array{f(e, count)}; })[0];
+}
+
+// v where the lane is below count, and another number beyond.
+template <class S, class Count> INLINE Vec<S> first_lanes(Vec<S> v, Count count, S beyond = 0) {
+  if constexpr (!std::is_same_v<Count, int>) {
+    return v;
+  } else {
+    Vec<Int<S>> lane{};
+    for (int i = 0; i < L<S>; i++) lane[i] = i;
+    return lane < (Int<S>)count ? v : splat(beyond);
+  }
+}
+
+}  // namespace

@@ -1,0 +1,38 @@
+"""Layer normalisation in C++: see xfn/csrc/cpu/norm.h."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .rows import DETAIL as DETAIL
+from .rows import NORM, NORM_BACKWARD, Maybe, Parts, bits
+from .rows import certain as certain
+from .rows import supports as supports
+
+Group = Sequence[Maybe]
+
+
+def forward(x: Group, c: Group, *, eps: float, centered: bool = True) -> tuple[Tensor]:
+    given, weight, bias = (*x, None)[:3]
+    parts = Parts.of([given], [weight, bias])
+    if parts is None:
+        return (NORM(given, weight, bias, 0, eps, centered),)
+    lines = parts.shared(weight), parts.shared(bias)
+    return (NORM(parts.rows(given), *lines, parts.outer, eps, centered),)
+
+
+def backward(
+    x: Group, c: Group, y: Group, dy: Group, needs: Sequence[bool], *, eps: float, centered: bool = True
+) -> list[Maybe]:
+    given, weight, bias = (*x, None)[:3]
+    assert y[0] is not None
+    d = torch.zeros_like(y[0]) if dy[0] is None else dy[0]
+    parts = Parts.of([given, d], [weight, bias])
+    if parts is None:
+        found = NORM_BACKWARD(given, weight, bias, d, 0, eps, centered, bits(needs))
+        return [g if need else None for g, need in zip(found, needs, strict=False)]
+    lines = parts.shared(weight), parts.shared(bias)
+    dx, *shared = NORM_BACKWARD(parts.rows(given), *lines, parts.rows(d), parts.outer, eps, centered, bits(needs))
+    grads = [parts.shared_grad(g, t, need) for g, t, need in zip(shared, x[1:], needs[1:], strict=False)]
+    return [parts.grad(dx, given, needs[0]), *grads]
