@@ -6,6 +6,7 @@ from . import layout as layout
 from . import patterns as patterns
 from . import random as random
 from . import sparsity as sparsity
+from ._core.dims import Dims as Dims
 from ._core.errors import KeyRequired as KeyRequired
 from ._core.errors import ShapeError as ShapeError
 from ._core.errors import Unsupported as Unsupported

@@ -192,6 +192,11 @@ def plain(args: Args) -> bool:
     )
 
 
+def modes() -> bool:
+    """Whether a mode is on that may replace tensors, as those that trace and fake do."""
+    return bool(_len_torch_dispatch_stack() or _len_torch_function_stack())
+
+
 def records(args: Args) -> bool:
     """Whether autograd looks on, at arguments that are ``plain``: it does not inside the kernel of another op."""
     return torch.is_grad_enabled() and _requires_grad(args) and not _dispatch_tls_is_dispatch_key_excluded(AUTOGRAD)

@@ -1,0 +1,34 @@
+"""What numbers alone tell is made once, and outside of whatever transform is open when it is asked for."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache, wraps
+from typing import ParamSpec, TypeVar
+
+from torch.compiler import is_compiling
+
+from .kernel import modes
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def constant(make: Callable[P, T]) -> Callable[P, T]:
+    """``make``, a function of values that have a hash, remembering what it made; nobody is to write to that.
+
+    Levels of torch.func, tapes, autocast and inference belong to a thread, so another one sees none of them. What is
+    compiled, and what runs in a mode that may replace tensors, makes its own.
+    """
+
+    @lru_cache(maxsize=64)
+    def once(*args: P.args, **named: P.kwargs) -> T:
+        with ThreadPoolExecutor(1) as outside:
+            return outside.submit(make, *args, **named).result()
+
+    @wraps(make)
+    def constant(*args: P.args, **named: P.kwargs) -> T:
+        if is_compiling() or modes():
+            return make(*args, **named)
+        return once(*args, **named)  # type: ignore[arg-type]
+
+    return constant
