@@ -14,9 +14,9 @@ from torch import Tensor
 from .. import random
 from .._core.activations import ACTIVATIONS
 from .._core.case import Case
-from .._core.errors import ShapeError
 from .._core.params import taken, tree
 from .._core.shapes import Signature
+from ._grid import each, placed
 from ._init import zeros
 from .dropout import Activate, dropout
 from .linear import Linear, product
@@ -100,23 +100,10 @@ def conv_mlp(
         torch.Size([2, 6, 4])
     """
     t, sizes, _ = taken("conv_mlp", SIGNATURE, params, {"x": x})
-    M = sizes["M"]
-    rows, columns = (math.isqrt(M),) * 2 if grid is None else grid
-    if rows * columns != M:
-        instead = "write grid=(rows, columns)" if grid is None else f"it has {rows * columns} places"
-        raise ShapeError(f"M={M} tokens do not lie on a grid of {rows} x {columns}: {instead}")
+    grid = placed(sizes["M"], grid)
     h = dropout(product(t["x"], t["up.weight"]), 0.0, t.get("up.bias"))
-    h = mixed(h.unflatten(-2, (rows, columns)), t["mix.weight"], t.get("mix.bias")).flatten(-3, -2)
-    h = dropout(h, 0.0, None, activation)
+    h = dropout(each(h, t["mix.weight"], t.get("mix.bias"), grid), 0.0, None, activation)
     return dropout(product(h, t["down.weight"]), p, t.get("down.bias"), key=key, backend=backend)
-
-
-def mixed(h: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Each feature of ``h [..., rows, columns, F]`` with its eight neighbours, by ``weight [F, 3, 3]``."""
-    planes = h.movedim(-1, -3)
-    flat = planes.reshape(-1, *planes.shape[-3:])
-    y = torch.nn.functional.conv2d(flat, weight.unsqueeze(1), bias, padding=1, groups=weight.shape[0])
-    return y.reshape(planes.shape).movedim(-3, -1)
 
 
 def reference(params: ConvMLP, x: Tensor, grid: tuple[int, int]) -> Tensor:
