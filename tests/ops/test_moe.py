@@ -1,5 +1,6 @@
 """A mixture of experts routes as a loop over tokens does."""
 
+from itertools import product
 from typing import Any
 
 import pytest
@@ -24,25 +25,25 @@ def expert(params: Any, i: int) -> Any:
     return {name: {part: t[i] for part, t in layer.items()} for name, layer in params["experts"].items()}
 
 
+@pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize(("top", "room"), [(1, 1.0), (2, 1.0), (2, 0.5), (3, 4.0)])
-def test_equals_a_loop_over_tokens(top: int, room: float) -> None:
-    """First choices before seconds, tokens in their order, as many as there is room for."""
+def test_equals_a_loop_over_tokens(top: int, room: float, causal: bool) -> None:
+    """First choices before seconds, tokens in their order, as many as there is room for; or token by token."""
     params, x = drawn(), torch.randn(M, E, dtype=torch.float64)
     gates = (x @ params["gate"]["weight"].T).softmax(-1)
     best = gates.argsort(-1, descending=True)[:, :top].tolist()
     size, taken, went = -(-int(top * M * room) // X), [0] * X, [[] for _ in range(M)]  # type: ignore[var-annotated]
-    for j in range(top):
-        for m in range(M):
-            e = best[m][j]
-            if taken[e] < size:
-                taken[e] += 1
-                went[m].append(e)
+    for j, m in sorted(product(range(top), range(M)), key=lambda turn: turn[::-1] if causal else turn):
+        e = best[m][j]
+        if taken[e] < size:
+            taken[e] += 1
+            went[m].append(e)
     want = torch.zeros(M, E, dtype=torch.float64)
     for m, experts in enumerate(went):
         total = sum(gates[m, e] for e in experts) if top > 1 else 1.0
         for e in experts:
             want[m] += gates[m, e] / total * xfn.mlp(expert(params, e), x[m])
-    y, aux = xfn.moe(params, x, top, room=room)
+    y, aux = xfn.moe(params, x, top, room=room, causal=causal)
     agree(y, want)
     share = torch.tensor([sum(b[0] == e for b in best) / M for e in range(X)], dtype=torch.float64)
     agree(aux["load_balance"], (share * gates.mean(0)).sum() / X)

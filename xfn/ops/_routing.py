@@ -36,15 +36,16 @@ def marked(expert: Tensor, like: Tensor) -> Tensor:
     return (expert == torch.arange(like.shape[-1], device=like.device)).to(like.dtype)
 
 
-def places(chosen: Tensor, X: int, size: int) -> Tensor:
+def places(chosen: Tensor, X: int, size: int, causal: bool = False) -> Tensor:
     """The place of each token among the X · size that experts have, or X · size where there is no room:
-    ``[..., M, top]``. First choices go before seconds, and each in the order of the tokens."""
+    ``[..., M, top]``. First choices go before seconds, and each in the order of the tokens; or, when causal, all
+    choices of a token before those of the next."""
     M, top = chosen.shape[-2:]
-    line = chosen.mT.flatten(-2).unsqueeze(-1)  # [..., top M, 1]
+    line = (chosen if causal else chosen.mT).flatten(-2).unsqueeze(-1)  # [..., top M, 1]
     came = (line == torch.arange(X, device=chosen.device)).cumsum(-2)
     turn = came.gather(-1, line).squeeze(-1) - 1
     place = torch.where(turn < size, line.squeeze(-1) * size + turn, X * size)
-    spread: Tensor = place.unflatten(-1, (top, M)).mT
+    spread: Tensor = place.unflatten(-1, (M, top)) if causal else place.unflatten(-1, (top, M)).mT
     return spread
 
 

@@ -84,7 +84,7 @@ def init_moe(
 
 def moe(
     params: MoE, x: Tensor, top: int = 2, activation: str = "gelu", p: float = 0.0, *, route: Route = "top",
-    room: float = 1.0, key: Tensor | None = None,
+    room: float = 1.0, causal: bool = False, key: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:  # fmt: skip
     """Each token through the ``top`` experts that its gate likes best, as far as they have room.
 
@@ -96,6 +96,7 @@ def moe(
         p: probability of dropping, within an expert and from its result.
         route: ``"top"``, or ``"round_robin"``, which sends token m to expert m mod X, and has no gate.
         room: how many tokens an expert takes, in shares of an even load.
+        causal: all choices of a token go before those of the next, so that none takes the place of an earlier one.
         key: one key ``[2]``, of which example i takes ``fold_in(key, i)``, or one per example ``[..., 2]``. With it,
             choices behind the first are made with Gumbel noise, as in training. Required when p > 0.
 
@@ -129,7 +130,7 @@ def moe(
         gates = t["x"].new_ones(*batch, M, X, dtype=wide(x.dtype))
         chosen = (torch.arange(M, device=x.device) % X).unsqueeze(-1).expand(*batch, M, 1)
     size = math.ceil(chosen.shape[-1] * M / X * check_number("room", room))
-    place = places(chosen, X, size)
+    place = places(chosen, X, size, causal)
     shares = torch.where(place < X * size, gates.gather(-1, chosen), 0)
     if chosen.shape[-1] > 1:
         total = shares.sum(-1, keepdim=True)
@@ -148,7 +149,7 @@ def _experts(t: dict[str, Tensor], x: Tensor, activation: str, p: float, keys: t
     return x
 
 
-def reference(params: MoE, x: Tensor, top: int, route: Route, room: float) -> tuple[Tensor, Tensor]:
+def reference(params: MoE, x: Tensor, top: int, route: Route, room: float, causal: bool) -> tuple[Tensor, Tensor]:
     """The specification, in plain torch: every expert on every token."""
     up, down = params["experts"]["up"], params["experts"]["down"]
     X, M = up["weight"].shape[0], x.shape[-2]
@@ -161,7 +162,7 @@ def reference(params: MoE, x: Tensor, top: int, route: Route, room: float) -> tu
         gates = torch.einsum("...me,xe->...mx", x, params["gate"]["weight"]).softmax(-1)
         chosen = gates.topk(top, -1).indices
     size = math.ceil(chosen.shape[-1] * M / X * room)
-    live = places(chosen, X, size) < X * size
+    live = places(chosen, X, size, causal) < X * size
     shares = sum(marked(chosen[..., j : j + 1], gates) * live[..., j : j + 1] for j in range(chosen.shape[-1])) * gates
     total = shares.sum(-1, keepdim=True)
     shares = shares if chosen.shape[-1] == 1 else shares / torch.where(total == 0, 1, total)
@@ -169,7 +170,9 @@ def reference(params: MoE, x: Tensor, top: int, route: Route, room: float) -> tu
     return (every * shares.unsqueeze(-1)).sum(-2), loss
 
 
-def _case(name: str, top: int, route: Route = "top", room: float = 1.0, tags: str = "", **sizes: int) -> Case:
+def _case(
+    name: str, top: int, route: Route = "top", room: float = 1.0, causal: bool = False, tags: str = "", **sizes: int
+) -> Case:
     names = [f"experts.{layer}.{part}" for layer in ("up", "down") for part in ("weight", "bias")]
     shapes = ["X F E", "X F", "X E F", "X E"]
     if route == "top":
@@ -178,8 +181,8 @@ def _case(name: str, top: int, route: Route = "top", room: float = 1.0, tags: st
     def call(x: Tensor, *rest: Tensor, backend: str | None = None) -> tuple[Tensor, Tensor]:
         params: Any = tree(dict(zip(names, rest, strict=True)))
         if backend == "reference":
-            return reference(params, x, top, route, room)
-        y, aux = moe(params, x, top, route=route, room=room)
+            return reference(params, x, top, route, room, causal)
+        y, aux = moe(params, x, top, route=route, room=room, causal=causal)
         return y, aux["load_balance"]
 
     given = dict(zip(("x", *names), ("B M E", *shapes), strict=True))
@@ -189,7 +192,7 @@ def _case(name: str, top: int, route: Route = "top", room: float = 1.0, tags: st
 CASES = (
     _case("second choices", 2),
     _case("first choices", 1, room=2.0),
-    _case("little room", 2, room=0.4, M=7),
+    _case("little room, causal", 2, room=0.4, causal=True, M=7),
     _case("round robin", 1, "round_robin"),
     _case("one expert", 1, tags="tiny", B=1, M=2, E=2, F=2, X=1),
     _case("all experts", 3, room=2.0),
