@@ -16,6 +16,8 @@ from xfn._core.params import tree as nested
 
 from ..cases import agree
 from ..catalogue import DIMS, LENGTH, M, Subject, at, every_call, every_part, floating, loss, stack
+from ..transforms import dot
+from .test_derivatives import difference
 
 KEY = random.key(3)
 
@@ -242,22 +244,30 @@ def test_the_result_has_the_dtype_of_the_data(subject: Subject) -> None:
         assert all(t.dtype == dtype and t.isfinite().all() for t in tree.tree_leaves(y))
 
 
-@pytest.mark.filterwarnings("ignore:Input #")
 @every_call()
 def test_derivatives_are_differences(subject: Subject) -> None:
-    """In reverse and in forward mode, and of the second order."""
-    (floats, rest), paths = floating(subject.draw()), leaves(subject.init())
+    """Of the first order in both modes, and of the second in two nestings; into parameters and data at once."""
+    (floats, rest), params = floating(subject.draw()), leaves(subject.init())
     held = HELD.get(type(subject.part).__name__, ())
-    points = tuple(t.requires_grad_(name not in held) for name, t in (paths | floats).items())
-    if not any(t.requires_grad for t in points):
+    given = params | floats
+    names = [name for name in given if name not in held]
+    x, every = tuple(given[name] for name in names), tuple(range(len(names)))
+    t = tuple(torch.randn_like(v) for v in x)
+    if not x:
         return
 
-    def f(*points: Tensor) -> Any:
-        params, data = dict(zip(paths, points, strict=False)), dict(zip(floats, points[len(paths) :], strict=True))
-        return tuple(tree.tree_leaves(subject(nested(params), data | rest, KEY)))
+    def scalar(*x: Tensor) -> Tensor:
+        now = given | dict(zip(names, x, strict=True))
+        data = {name: now[name] for name in floats} | rest
+        return loss(subject(nested({name: now[name] for name in params}), data, KEY))
 
-    assert torch.autograd.gradcheck(f, points, check_forward_ad=True, check_batched_grad=True, fast_mode=True)
-    assert torch.autograd.gradgradcheck(f, points, fast_mode=True)
+    slope = func.grad(scalar, every)
+    (want,) = difference(lambda *x: (scalar(*x),), x, t)
+    agree(func.jvp(scalar, x, t)[1], want, 1e-8)
+    agree(dot(slope(*x), t), want, 1e-8)
+    bend = difference(slope, x, t)
+    agree(func.jvp(slope, x, t)[1], bend, 1e-7)
+    agree(func.grad(lambda *x: dot(slope(*x), t), every)(*x), bend, 1e-7)
 
 
 @every_call(lambda subject: {"q", "v"} <= subject.takes and subject.way == "plain")

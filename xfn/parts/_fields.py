@@ -29,9 +29,9 @@ def frozen(value: Any) -> Any:
     return tuple(map(frozen, value)) if isinstance(value, list | tuple) else value
 
 
-def dropping(p: float, key: Tensor | None) -> float:
-    """The probability of dropping: p in training, which has a key."""
-    return 0.0 if key is None else p
+def drawing(p: float, key: Tensor | None) -> tuple[float, Tensor | None]:
+    """What drops with p in training, which has a key, and what it draws with; else nothing."""
+    return (p, key) if p and key is not None else (0.0, None)
 
 
 Names = tuple[str, ...]

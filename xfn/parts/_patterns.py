@@ -12,7 +12,7 @@ from ..bias import Bias, dense
 from ..ops.attention import attention
 from ..ops.sparse_attention import sparse_attention
 from ..sparsity import Csr
-from ._fields import dropping
+from ._fields import drawing
 
 Bands = tuple[tuple[int | None, int | None, Corner], ...]
 
@@ -36,7 +36,7 @@ class Patterned(Protocol):
 
 def attend(part: Patterned, q: Tensor, k: Tensor, v: Tensor, bias: Bias | Tensor | None, key: Tensor | None) -> Tensor:
     """Attention under a part's mask and a bias; bands, as a causal bias is, only take entries away."""
-    bias, p = Bias.of(bias), dropping(part.p, key)
+    bias, (p, key) = Bias.of(bias), drawing(part.p, key)
     (M, H), N = q.shape[-3:-1], k.shape[-3]
     bands = tuple((t.left, t.right, t.corner) for t in bias.terms if isinstance(t, Band))
     if len(bands) == len(bias.terms) and not torch.compiler.is_compiling():  # how many there are is data

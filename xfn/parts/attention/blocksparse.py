@@ -16,7 +16,7 @@ from ...bias import Bias
 from ...layout import Layout
 from ...layout.value import check_block
 from ...ops.blocksparse import blocksparse_attention
-from .._fields import call_named, check_named, dropping, settle
+from .._fields import call_named, check_named, drawing, settle
 
 GIVEN = ("M", "N", "block", "key")
 
@@ -68,7 +68,8 @@ class BlockSparse:
         key: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         found = _found(self, q.shape[-3], k.shape[-3], q.device)
-        return blocksparse_attention(found, q, k, v, bias, dropping(self.p, key), self.scale, key=key)
+        p, key = drawing(self.p, key)
+        return blocksparse_attention(found, q, k, v, bias, p, self.scale, key=key)
 
 
 @constant

@@ -9,7 +9,7 @@ from ..._core.dims import Dims
 from ..._core.kinds import check_probability
 from ...bias import Bias
 from ...ops.attention import attention
-from .._fields import dropping
+from .._fields import drawing
 
 
 @dataclass(frozen=True)
@@ -36,4 +36,5 @@ class DotProduct:
         self, params: dict[str, Any], q: Tensor, k: Tensor, v: Tensor, bias: Bias | Tensor | None = None, *,
         key: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
-        return attention(q, k, v, bias, dropping(self.p, key), self.scale, key=key)
+        p, key = drawing(self.p, key)
+        return attention(q, k, v, bias, p, self.scale, key=key)

@@ -9,7 +9,7 @@ from torch import Tensor
 from ..._core.dims import Dims
 from ..._core.kinds import check_probability, wide
 from ...ops.dropout import dropout
-from .._fields import dropping
+from .._fields import drawing
 
 
 @dataclass(frozen=True)
@@ -32,4 +32,5 @@ class FourierMix:
 
     def apply(self, params: dict[str, Any], x: Tensor, *, key: Tensor | None = None) -> Tensor:
         y = torch.fft.fft2(x.to(wide(x.dtype))).real.to(x.dtype)
-        return dropout(y, dropping(self.p, key), key=key)
+        p, key = drawing(self.p, key)
+        return dropout(y, p, key=key)

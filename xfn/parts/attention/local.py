@@ -10,7 +10,7 @@ from ..._core.kinds import check_probability
 from ..._core.terms import Corner
 from ...bias import Bias
 from ...ops.attention import attention
-from .._fields import dropping
+from .._fields import drawing
 
 
 @dataclass(frozen=True)
@@ -52,4 +52,5 @@ class Local:
         self, params: dict[str, Any], q: Tensor, k: Tensor, v: Tensor, bias: Bias | Tensor | None = None, *,
         key: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
-        return attention(q, k, v, self.seen(Bias.of(bias)), dropping(self.p, key), self.scale, key=key)
+        p, key = drawing(self.p, key)
+        return attention(q, k, v, self.seen(Bias.of(bias)), p, self.scale, key=key)

@@ -9,7 +9,7 @@ from ..._core.activations import check_activation
 from ..._core.dims import Dims
 from ..._core.kinds import check_probability
 from ...ops.conv_mlp import conv_mlp, init_conv_mlp
-from .._fields import check_multiplier, dropping, hidden
+from .._fields import check_multiplier, drawing, hidden
 
 
 @dataclass(frozen=True)
@@ -41,4 +41,5 @@ class ConvMLP:
     def apply(
         self, params: Any, x: Tensor, *, grid: tuple[int, int] | None = None, key: Tensor | None = None
     ) -> Tensor:
-        return conv_mlp(params, x, self.activation, dropping(self.p, key), grid=grid, key=key)
+        p, key = drawing(self.p, key)
+        return conv_mlp(params, x, self.activation, p, grid=grid, key=key)

@@ -9,7 +9,7 @@ from ..._core.activations import check_activation
 from ..._core.dims import Dims
 from ..._core.kinds import check_probability
 from ...ops.mlp import init_mlp, mlp
-from .._fields import check_multiplier, dropping, hidden
+from .._fields import check_multiplier, drawing, hidden
 
 
 @dataclass(frozen=True)
@@ -39,4 +39,5 @@ class MLP:
         return init_mlp(key, dims.model, hidden(dims, self.multiplier), self.bias)
 
     def apply(self, params: Any, x: Tensor, *, key: Tensor | None = None) -> Tensor:
-        return mlp(params, x, self.activation, dropping(self.p, key), key=key)
+        p, key = drawing(self.p, key)
+        return mlp(params, x, self.activation, p, key=key)

@@ -9,7 +9,7 @@ from ..._core.activations import check_activation
 from ..._core.dims import Dims
 from ..._core.kinds import check_number, check_probability, is_integer
 from ...ops.moe import Route, init_moe, moe
-from .._fields import check_multiplier, dropping, hidden
+from .._fields import check_multiplier, drawing, hidden
 
 
 @dataclass(frozen=True)
@@ -61,5 +61,5 @@ class MixtureOfExperts:
     def apply(
         self, params: Any, x: Tensor, causal: bool = False, *, key: Tensor | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        p = dropping(self.p, key)
+        p, _ = drawing(self.p, key)
         return moe(params, x, self.top, self.activation, p, route=self.gate, room=self.room, causal=causal, key=key)

@@ -8,7 +8,7 @@ from torch import Tensor
 from ..._core.dims import Dims
 from ..._core.kinds import check_probability
 from ...ops.swiglu import init_swiglu, swiglu
-from .._fields import check_multiplier, dropping, hidden
+from .._fields import check_multiplier, drawing, hidden
 
 
 @dataclass(frozen=True)
@@ -35,4 +35,5 @@ class Swiglu:
         return init_swiglu(key, dims.model, hidden(dims, self.multiplier), self.bias)
 
     def apply(self, params: Any, x: Tensor, *, key: Tensor | None = None) -> Tensor:
-        return swiglu(params, x, dropping(self.p, key), key=key)
+        p, key = drawing(self.p, key)
+        return swiglu(params, x, p, key=key)
