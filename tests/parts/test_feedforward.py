@@ -1,5 +1,7 @@
 """Feed-forward parts are their ops, as wide as they are told to be."""
 
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -9,11 +11,13 @@ from torch import Tensor
 import xfn
 from xfn import random
 from xfn._core.dims import Dims
+from xfn._core.params import leaves
 from xfn.parts import catalogue
 from xfn.parts.feedforward.conv_mlp import ConvMLP
 from xfn.parts.feedforward.fused_mlp import FusedMLP
 from xfn.parts.feedforward.mlp import MLP
 from xfn.parts.feedforward.moe import MixtureOfExperts
+from xfn.parts.feedforward.swiglu import Swiglu
 
 from ..cases import agree
 
@@ -47,6 +51,26 @@ def test_fused_or_not_the_numbers_are_the_same() -> None:
         y = FusedMLP("relu", 0.3).apply(params, X, key=key)
         assert torch.equal(y, MLP("relu", 0.3).apply(params, X, key=key))
         agree(y, xfn.mlp(params, X, "relu", 0.0 if key is None else 0.3, key=key), 0.0)
+
+
+@pytest.mark.parametrize("key", [None, KEY], ids=["evaluation", "training"])
+def test_every_field_is_an_option_of_the_op(key: Any) -> None:
+    p = 0.0 if key is None else 0.3
+    rounds = partial(xfn.moe, activation="tanh", route="round_robin", room=0.7)
+    experts = MixtureOfExperts(5, 3, "top", "tanh", 0.3, 0.7)
+    for part, op in (
+        (MLP("tanh", 0.3), lambda w: xfn.mlp(w, X, "tanh", p, key=key)),
+        (Swiglu(0.3), lambda w: xfn.swiglu(w, X, p, key=key)),
+        (ConvMLP("tanh", 0.3), lambda w: xfn.conv_mlp(w, X, "tanh", p, grid=(2, 6), key=key)),
+        (experts, lambda w: xfn.moe(w, X, 3, "tanh", p, room=0.7, key=key)),
+        (replace(experts, gate="round_robin"), lambda w: rounds(w, X, key=key, p=p)),
+    ):
+        params: Any = part.init(KEY, Dims(6))
+        options = {"grid": (2, 6)} if isinstance(part, ConvMLP) else {}
+        agree(part.apply(params, X, **options, key=key), op(params), 0.0)
+        bare = leaves(replace(part, bias=False).init(KEY, Dims(6)))
+        assert not any(name.endswith("bias") for name in bare)
+        assert len(bare) < len(leaves(params))
 
 
 def test_one_expert_is_an_mlp() -> None:

@@ -62,6 +62,8 @@ def test_a_causal_window_counts_the_query(window: int) -> None:
 def test_a_window_stays_within_its_segment_and_finds_its_corner() -> None:
     seen = visible(Local(3), 6, bias=bias.segments([2, 4]))
     assert torch.equal(seen, patterns.local_1d(6, 3) & torch.block_diag(torch.ones(2, 2), torch.ones(4, 4)).bool())
+    far = visible(Local(3), 6, 9, bias.segments([2, 4], [5, 4]))
+    assert [row.nonzero().flatten().tolist() for row in far[2:]] == [[5, 6], [5, 6, 7], [6, 7, 8], [7, 8]]
     last = visible(Local(3, causal=True, corner="bottom-right"), 1, 8, bias.causal("bottom-right"))
     assert last.nonzero()[:, 1].tolist() == [5, 6, 7]
 

@@ -1,6 +1,6 @@
 """Every query attends to the keys in the live tiles of a layout."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,10 +34,15 @@ class BlockSparse:
         p: probability of dropping a weight in training.
         scale: factor of q kᵀ; by default K ** -0.5.
 
+    Example:
+        >>> q, k, v = random.normal(random.key(0), (3, 100, 2, 4))
+        >>> BlockSparse("fixed", block=8, numbers={"window": 32}).apply({}, q, k, v).shape
+        torch.Size([100, 2, 4])
+
     Source: Child, Gray, Radford and Sutskever, "Generating long sequences with sparse transformers" (2019).
     """
 
-    layout: str | tuple[Any, ...] = "bigbird"
+    layout: str | Sequence[Any] = "bigbird"
     block: int = 16
     numbers: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0

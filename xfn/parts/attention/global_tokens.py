@@ -1,5 +1,6 @@
 """A few tokens see all and are seen by all; nothing else is seen, not even oneself."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,10 +23,16 @@ class GlobalTokens:
         p: probability of dropping a weight in training.
         scale: factor of q kᵀ; by default K ** -0.5.
 
+    Example:
+        >>> GlobalTokens([0]).mask(3, 3, 1).int()
+        tensor([[1, 1, 1],
+                [1, 0, 0],
+                [1, 0, 0]], dtype=torch.int32)
+
     Source: Beltagy, Peters and Cohan, "Longformer: the long-document transformer" (2020).
     """
 
-    tokens: tuple[int, ...] = (0,)
+    tokens: Sequence[int] = (0,)
     p: float = 0.0
     scale: float | None = None
 

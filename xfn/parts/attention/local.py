@@ -25,6 +25,12 @@ class Local:
         scale: factor of q kᵀ; by default K ** -0.5.
         corner: where the diagonal starts when there are not as many queries as keys, as in :func:`xfn.bias.causal`.
 
+    Example:
+        >>> from xfn import random
+        >>> q, k, v = random.normal(random.key(0), (3, 10, 2, 4))
+        >>> Local(window=3).apply({}, q, k, v).shape
+        torch.Size([10, 2, 4])
+
     Source: Beltagy, Peters and Cohan, "Longformer: the long-document transformer" (2020).
     """
 

@@ -18,6 +18,10 @@ class Pooling:
     Attributes:
         size: rows and columns of the neighbourhood; oneself in its middle, so an odd number.
 
+    Example:
+        >>> Pooling().apply({}, torch.eye(4)[:, :1], grid=(1, 4)).flatten()
+        tensor([-0.5000,  0.3333,  0.0000,  0.0000])
+
     Source: Yu et al., "MetaFormer is actually what you need for vision" (2022).
     """
 

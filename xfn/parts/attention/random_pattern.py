@@ -27,6 +27,10 @@ class RandomPattern:
         p: probability of dropping a weight in training.
         scale: factor of q kᵀ; by default K ** -0.5.
 
+    Example:
+        >>> RandomPattern(density=0.5).mask(3, 4, 1).shape
+        torch.Size([3, 4])
+
     Source: Zaheer et al., "Big Bird: transformers for longer sequences" (2020), its random part.
     """
 

@@ -29,6 +29,13 @@ class Sparse:
         p: probability of dropping a weight in training.
         scale: factor of q kᵀ; by default K ** -0.5.
 
+    Example:
+        >>> Sparse("axial_2d", {"h": 2, "w": 2}).mask(4, 4, 1).int()
+        tensor([[1, 1, 1, 0],
+                [1, 1, 0, 1],
+                [1, 0, 1, 1],
+                [0, 1, 1, 1]], dtype=torch.int32)
+
     Source: Child, Gray, Radford and Sutskever, "Generating long sequences with sparse transformers" (2019).
     """
 
