@@ -96,6 +96,16 @@ def test_per_example_gradients_are_a_loop_of_gradients(subject: Subject) -> None
 
 
 @every_call()
+def test_there_may_be_no_examples(subject: Subject) -> None:
+    params, data = subject.init(), subject.draw(0)
+    one = subject(params, at(subject.draw(1), 0), KEY)
+    agree(subject(params, data, KEY), tree.tree_map(lambda t: t[None][:0], one))
+    floats, rest = floating(data)
+    slopes = func.grad(lambda both: loss(subject(both[0], {**both[1], **rest}, KEY)))((params, floats))
+    assert not any(t.any() for t in tree.tree_leaves(slopes))
+
+
+@every_call()
 def test_arguments_are_not_touched(subject: Subject) -> None:
     params, data = subject.init(), subject.draw(2)
     given = tree.tree_leaves((params, data, KEY))

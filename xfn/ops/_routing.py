@@ -28,6 +28,8 @@ def gumbel(key: Tensor, like: Tensor) -> Tensor:
             return func.vmap(draw)(key)
         return random.uniform(key, tuple(like.shape[-2:]), dtype=like.dtype)
 
+    if not key.numel():
+        return torch.zeros_like(like)
     return -(-draw(key).clamp_min(torch.finfo(like.dtype).tiny).log()).log()
 
 

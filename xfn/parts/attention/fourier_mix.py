@@ -31,6 +31,7 @@ class FourierMix:
         return {}
 
     def apply(self, params: dict[str, Any], x: Tensor, *, key: Tensor | None = None) -> Tensor:
-        y = torch.fft.fft2(x.to(wide(x.dtype))).real.to(x.dtype)
         p, key = drawing(self.p, key)
-        return dropout(y, p, key=key)
+        if not x.numel():  # nothing to transform, which MKL refuses to
+            return x.clone()
+        return dropout(torch.fft.fft2(x.to(wide(x.dtype))).real.to(x.dtype), p, key=key)
