@@ -25,22 +25,27 @@ M = 12
 N = 7
 """Of a context."""
 
-CANDIDATES = {int: (3, 4, 8), float: (0.5, 2.0)}
+CANDIDATES = {int: (3, 4, 5, 8), float: (0.5, 2.0)}
 """What numbers are changed to: the first that the part takes."""
+
+
+def kinds() -> list[type[Any]]:
+    """The parts of all folders."""
+    return [kind for folder in FOLDERS for kind in catalogue(folder).values()]
 
 
 def variants(kind: type[Any]) -> Iterator[Any]:
     """A part as it comes, with each field changed that has other values, and with all that are fractions."""
     yield kind()
     for name, hint in get_type_hints(kind).items():
-        for values in _values(hint, getattr(kind(), name)):
+        for values in changes(hint, getattr(kind(), name)):
             yield from _first(kind, ({name: value} for value in values))
     halves = {n: 0.5 for n, hint in get_type_hints(kind).items() if hint is float and 0 <= getattr(kind(), n) <= 1}
     if len(halves) > 1:
         yield from _first(kind, [halves])
 
 
-def _values(hint: Any, now: Any) -> list[tuple[Any, ...]]:
+def changes(hint: Any, now: Any) -> list[tuple[Any, ...]]:
     """Lists of values; of each list, one is taken."""
     if hint is bool:
         return [(not now,)]

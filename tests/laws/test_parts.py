@@ -1,21 +1,37 @@
 """Every part × every field changed × every way to call it: what the names of its arguments promise, it keeps."""
 
 import json
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+import re
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, get_type_hints
 
 import pytest
 import torch
 from torch import Tensor, func
 from torch.utils import _pytree as tree
 
+import xfn.parts
 from xfn import attention, bias, random
 from xfn._core.dims import Dims
 from xfn._core.params import leaves
 from xfn._core.params import tree as nested
 
 from ..cases import agree
-from ..catalogue import DIMS, LENGTH, M, Subject, at, every_call, every_part, floating, loss, stack
+from ..catalogue import (
+    DIMS,
+    LENGTH,
+    M,
+    Subject,
+    at,
+    changes,
+    every_call,
+    every_part,
+    floating,
+    kinds,
+    loss,
+    stack,
+    variants,
+)
 from ..transforms import dot
 from .test_derivatives import difference
 
@@ -26,6 +42,21 @@ HELD = {"Favor": ("features",), "Ortho": ("q", "k")}
 
 
 # A part is a value.
+
+
+@every_part
+def test_its_arguments_have_names_that_promise_something(subject: Subject) -> None:
+    """Those at the head of the lines that explain them."""
+    explained = re.findall(r"^    ((?:\w+ )+) ", xfn.parts.__doc__ or "", re.MULTILINE)
+    assert {"q", "k", "v", "x", "bias"} <= (names := set(" ".join(explained).split()))
+    assert subject.takes - {"params"} <= names
+
+
+@pytest.mark.parametrize("kind", kinds(), ids=lambda kind: kind.__name__)
+def test_the_laws_change_every_number_and_choice(kind: type[Any]) -> None:
+    changed = {f.name for part in variants(kind) for f in fields(kind) if getattr(part, f.name) != f.default}
+    hints = get_type_hints(kind)
+    assert changed >= {f.name for f in fields(kind) if changes(hints[f.name], f.default)}
 
 
 @every_part
