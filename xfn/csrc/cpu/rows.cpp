@@ -11,7 +11,7 @@ using xfn::RowMember;
 using Two = std::tuple<Tensor, Tensor>;
 using Three = std::tuple<Tensor, Tensor, Tensor>;
 
-constexpr int64_t FAR = 8 << 20;  // bytes of a result that goes past the caches
+constexpr int64_t FAR = 16 << 20;  // bytes of a result that goes past the caches
 
 struct Bf16 {
   uint16_t bits;
