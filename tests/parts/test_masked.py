@@ -11,7 +11,7 @@ from torch import Tensor
 
 import xfn
 from xfn import bias, layout, patterns, random
-from xfn.parts.attention.blocksparse import BlockSparse
+from xfn.parts.attention.blocksparse import Blocksparse
 from xfn.parts.attention.dot_product import DotProduct
 from xfn.parts.attention.global_tokens import GlobalTokens
 from xfn.parts.attention.local import Local
@@ -169,12 +169,12 @@ TILES: dict[str, Any] = {
 
 @pytest.mark.parametrize("name", TILES)
 def test_a_named_layout_is_a_mask(name: str) -> None:
-    part, (q, k, v) = BlockSparse(name, 8, TILES[name]), drawn(30)
+    part, (q, k, v) = Blocksparse(name, 8, TILES[name]), drawn(30)
     takes = {"key": random.key(0)} if name in ("random", "bigbird", "variable") else {}
     mask = getattr(layout, name)(30, block=8, **part.numbers, **takes).to_mask()
     agree(part.apply({}, q, k, v), xfn.attention(q, k, v, mask))
     agree(part.apply({}, q, k, v, bias.causal()), xfn.attention(q, k, v, bias.dense(mask).causal()))
-    assert BlockSparse(**json.loads(json.dumps(asdict(part)))) == part
+    assert Blocksparse(**json.loads(json.dumps(asdict(part)))) == part
 
 
 def test_every_layout_and_pattern_has_a_case() -> None:
@@ -187,10 +187,10 @@ def test_every_layout_and_pattern_has_a_case() -> None:
 
 @pytest.mark.parametrize("tiles", [[[1, 0], [0, 1]], [[[True, False], [True, True]], [[1, 1], [0, 0]]]])
 def test_tiles_may_be_listed(tiles: Any) -> None:
-    part, (q, k, v) = BlockSparse(tiles, 8), drawn(13)
+    part, (q, k, v) = Blocksparse(tiles, 8), drawn(13)
     mask = layout.Layout(torch.tensor(tiles).bool(), 8, (13, 13)).to_mask()
     agree(part.apply({}, q, k, v), xfn.attention(q, k, v, mask))
-    assert BlockSparse(**json.loads(json.dumps(asdict(part)))) == part
+    assert Blocksparse(**json.loads(json.dumps(asdict(part)))) == part
 
 
 @pytest.mark.parametrize(
@@ -206,12 +206,12 @@ def test_tiles_may_be_listed(tiles: Any) -> None:
         (lambda: Sparse("axial_2d", {"h": 2, "w": 2, "d": 2}), TypeError, "pattern.axial_2d has no ['d']; it has"),
         (lambda: Sparse("axial_2d", {"h": 2, "w": 2}).mask(5, 5, 1), xfn.ShapeError, "has 4 places, but there are 5"),
         (lambda: Sparse("local_2d_distance", {"h": 2, "w": 2}).mask(4, 4, 1), TypeError, "gives torch.float32"),
-        (lambda: BlockSparse("fixd"), ValueError, "no layout is called 'fixd'; there are bigbird, global_"),
-        (lambda: BlockSparse("local"), TypeError, "layout.local needs numbers={'window': …}"),
-        (lambda: BlockSparse([[1]], numbers={"window": 1}), TypeError, "tiles that are listed take no numbers"),
-        (lambda: BlockSparse([1, 0]), xfn.ShapeError, "blocks is [M/16, N/16]"),
-        (lambda: BlockSparse(block=12), ValueError, "block=12 is not one of 8, 16"),
-        (lambda: BlockSparse([[1]]).apply({}, *drawn(20)), xfn.ShapeError, "has M/16=1, but M=20 needs 2"),
+        (lambda: Blocksparse("fixd"), ValueError, "no layout is called 'fixd'; there are bigbird, global_"),
+        (lambda: Blocksparse("local"), TypeError, "layout.local needs numbers={'window': …}"),
+        (lambda: Blocksparse([[1]], numbers={"window": 1}), TypeError, "tiles that are listed take no numbers"),
+        (lambda: Blocksparse([1, 0]), xfn.ShapeError, "blocks is [M/16, N/16]"),
+        (lambda: Blocksparse(block=12), ValueError, "block=12 is not one of 8, 16"),
+        (lambda: Blocksparse([[1]]).apply({}, *drawn(20)), xfn.ShapeError, "has M/16=1, but M=20 needs 2"),
     ],
 )
 def test_what_is_wrong_is_said(make: Any, kind: type[Exception], text: str) -> None:

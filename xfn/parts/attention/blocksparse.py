@@ -22,7 +22,7 @@ GIVEN = ("M", "N", "block", "key")
 
 
 @dataclass(frozen=True)
-class BlockSparse:
+class Blocksparse:
     """softmax(scale · q kᵀ + bias) v over the live tiles of an :mod:`xfn.layout`; the bias trims within tiles.
 
     Attributes:
@@ -36,7 +36,7 @@ class BlockSparse:
 
     Example:
         >>> q, k, v = random.normal(random.key(0), (3, 100, 2, 4))
-        >>> BlockSparse("fixed", block=8, numbers={"window": 32}).apply({}, q, k, v).shape
+        >>> Blocksparse("fixed", block=8, numbers={"window": 32}).apply({}, q, k, v).shape
         torch.Size([100, 2, 4])
 
     Source: Child, Gray, Radford and Sutskever, "Generating long sequences with sparse transformers" (2019).
@@ -78,7 +78,7 @@ class BlockSparse:
 
 
 @constant
-def _found(part: BlockSparse, M: int, N: int, device: torch.device) -> Layout:
+def _found(part: Blocksparse, M: int, N: int, device: torch.device) -> Layout:
     if not isinstance(part.layout, str):
         return Layout(part.tiles, part.block, (M, N)).to(device)
     given = {"M": M, "N": N, "block": part.block, "key": random.key(part.seed)}
