@@ -38,7 +38,7 @@ sanitize: $(VENV)/ready
 	cd $(SANITIZED) && XFN_REQUIRE_CPU=1 NVCC=none CXX=g++ CXXFLAGS="-O1 -g1 $(SANITIZE)" LDFLAGS="$(SANITIZE)" \
 		$(abspath $(BIN))/python setup.py --quiet build_ext --inplace --build-temp ../objects.sanitized
 	cd $(SANITIZED) && $(WATCHED) $(subst $(BIN),$(abspath $(BIN)),$(PYTEST)) \
-		tests/laws/test_fuzz.py tests/laws/test_cpu.py -k 'family or instruction or bit'
+		tests/laws/test_fuzz.py tests/laws/test_fuzz_rows.py tests/laws/test_cpu.py -k 'family or instruction or bit'
 
 gpu: $(VENV)/ready $(LIBRARY)
 	TRITON_INTERPRET=1 OPENBLAS_NUM_THREADS=1 $(PYTEST) -p tests.gpu.interpreter -k 'triton and not float64 or gpu' \

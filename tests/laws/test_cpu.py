@@ -77,6 +77,7 @@ LEVEL = """
 import torch
 from hypothesis import given
 from tests.laws.test_fuzz import FUZZ, decoding, decoding_equals_the_reference, equals_the_reference, problems
+from tests.laws.test_fuzz_rows import rows, rows_equal_the_reference
 from tests.laws.test_fuzz_sparse import sparse_problems
 from xfn.kernels.cpu.library import isa
 
@@ -85,13 +86,14 @@ torch.use_deterministic_algorithms(True)
 FUZZ(given(problems())(equals_the_reference))()
 FUZZ(given(decoding())(decoding_equals_the_reference))()
 FUZZ(given(sparse_problems())(equals_the_reference))()
+FUZZ(given(rows())(rows_equal_the_reference))()
 print(isa())
 """
 
 
 @pytest.mark.parametrize("name", SETS)
 def test_every_instruction_set_equals_the_reference(name: str) -> None:
-    """Each in a process of its own, which chooses once, and on the problems of both ``test_fuzz``."""
+    """Each in a process of its own, which chooses once, and on the problems of every ``test_fuzz``."""
     used = python("-c", LEVEL, XFN_ISA=name).strip()
     if used != name:
         assert SETS.index(used) > SETS.index(name), f"{used} is above {name}"

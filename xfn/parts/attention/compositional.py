@@ -10,6 +10,7 @@
 Source: Mittal et al., "Compositional attention: disentangling search and retrieval" (2021).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -138,7 +139,7 @@ class Compositional:
         y = torch.einsum("...r,...rv->...v", choice, found.to(choice.dtype)).to(found.dtype)
         return through(t, "out", y.flatten(-2))
 
-    def _sizes(self, t: dict[str, Tensor], sizes: dict[str, int]) -> tuple[int, int]:
+    def _sizes(self, t: dict[str, Tensor], sizes: Mapping[str, int]) -> tuple[int, int]:
         """H and V, as the parameters have them."""
         F, A = sizes["F"], sizes["A"]
         if self.score == "linear":
