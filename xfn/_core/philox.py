@@ -24,6 +24,8 @@ def philox(key: Tensor, counter: Words, rounds: int = 10) -> Words:
     ``key [..., 2]`` holds two words; ``...`` and the four words of ``counter`` broadcast.
     """
     k0, k1 = key.select(-1, 0), key.select(-1, 1)
+    if key.is_meta:  # there are shapes alone
+        return (torch.broadcast_tensors(k0, *counter)[0],) * 4
     c0, c1, c2, c3 = counter
     for _ in range(rounds):
         a, b = c0 * M[0], c2 * M[1]

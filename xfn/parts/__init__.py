@@ -1,7 +1,7 @@
 """The vocabulary of models: a part is a file with one frozen dataclass, and its folder is the registry.
 
 A part's fields are its hyper-parameters. It has ``init(key, dims) -> params`` and ``apply``, the names of whose
-arguments say what it can honour:
+arguments say what it can honour. Of an attention or a feed-forward:
 
     q k v       it attends within heads [..., M, H, K], which are projected for it
     x           it takes [..., M, E] as it is
@@ -11,6 +11,20 @@ arguments say what it can honour:
     kept        it honours key padding [..., N], True where a key is one
     grid        it sees an image of (height, width)
     key         it draws: without a key it is in evaluation
+
+Of a position:
+
+    tokens      it embeds tokens [..., M], by the table [W, E] that its parameters call "word"
+    x           it adds to [..., M, E], and may put tokens before
+    q k         it turns [..., M, H, K] and [..., N, G, K], within the heads that attend to their own sequence
+
+Of a residual, whose own parameters are those of a norm:
+
+    params x f  {"f": …, "norm": …}, the stream, and the layer that is called as f(params["f"], x)
+    alpha       it scales the stream by DeepNet's α, and weights are drawn with β
+
+which may also have ``branch(params, x, f)``, what is added to a stream that passes by, as in a reversible stack, and
+``last(params, x)``, a norm behind the last layer.
 """
 
 import importlib
@@ -49,7 +63,7 @@ def _found(name: str) -> Mapping[str, type[Any]]:
             if not (isinstance(value, type) and is_dataclass(value) and value.__module__ == module.__name__):
                 continue
             if hasattr(value, "init") and hasattr(value, "apply"):
-                called = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", value.__name__).lower()
+                called = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", value.__name__).lower().rstrip("_")
                 if called in found:
                     raise ValueError(f"two parts of {name} are called {called!r}: {found[called]} and {value}")
                 found[called] = value

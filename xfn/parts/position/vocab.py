@@ -1,0 +1,25 @@
+"""Words and where they stand, both learned."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ..._core.dims import Dims
+from ...ops import vocab as op
+
+
+@dataclass(frozen=True)
+class Vocab:
+    """word[tokens] + position: a vector for every word and one for every place.
+
+    Attributes:
+        p: probability of dropping, in training.
+    """
+
+    p: float = 0.0
+
+    def init(self, key: Tensor, dims: Dims) -> op.Vocab:
+        return op.init_vocab(key, dims.needs("vocab", "Vocab"), dims.needs("length", "Vocab"), dims.model)
+
+    def apply(self, params: op.Vocab, tokens: Tensor, *, key: Tensor | None = None) -> Tensor:
+        return op.vocab(params, tokens, 0.0 if key is None else self.p, key=key)
