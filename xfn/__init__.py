@@ -2,6 +2,7 @@
 
 from . import activations as activations
 from . import bias as bias
+from . import factory as factory
 from . import layout as layout
 from . import patterns as patterns
 from . import random as random
@@ -10,6 +11,12 @@ from ._core.dims import Dims as Dims
 from ._core.errors import KeyRequired as KeyRequired
 from ._core.errors import ShapeError as ShapeError
 from ._core.errors import Unsupported as Unsupported
+from .factory import Decoder as Decoder
+from .factory import Encoder as Encoder
+from .factory import Transformer as Transformer
+from .factory import build as build
+from .factory import from_dict as from_dict
+from .factory import to_dict as to_dict
 from .ops import residual as residual
 from .ops.attention import attention as attention
 from .ops.attention import attention_with_lse as attention_with_lse

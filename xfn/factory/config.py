@@ -1,0 +1,168 @@
+"""Architectures as values: frozen dataclasses that ``build`` reads and nothing changes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from .._core.dims import Dims
+from .._core.kinds import check_probability
+from ..parts.attention.dot_product import DotProduct
+from ..parts.feedforward.mlp import MLP
+from ..parts.residual.pre import Pre
+from .weights import check_scheme
+
+Part = Any
+"""A frozen dataclass with ``init`` and ``apply``, as :mod:`xfn.parts` has it."""
+Pair = int | tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Patch:
+    """Patches of an image, or of what a stage before made of it, each mapped to a token by :func:`xfn.patch`.
+
+    Attributes:
+        kernel: their height and width.
+        stride: from patch to patch; by default their own size, so that they tile.
+        padding: zeros around the image.
+        channels: C of the image; a later stage takes the width of the one before.
+    """
+
+    kernel: Pair
+    stride: Pair | None = None
+    padding: Pair = 0
+    channels: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, least in (("kernel", 1), ("stride", 1), ("padding", 0)):
+            value = getattr(self, name)
+            if value is not None and not (
+                (value if isinstance(value, int) else min(value)) >= least and len(_pair(value)) == 2
+            ):
+                raise ValueError(f"Patch.{name}={value!r} must be one or two integers from {least} on")
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """How many patches an image has, down and across."""
+        kernel, padding = _pair(self.kernel), _pair(self.padding)
+        stride = kernel if self.stride is None else _pair(self.stride)
+        sizes = zip((height, width), kernel, stride, padding, strict=True)
+        down, across = ((size + 2 * p - k) // s + 1 for size, k, s, p in sizes)
+        return down, across
+
+
+@dataclass(frozen=True)
+class Simplicial:
+    """Features in chunks, each a point of a simplex, by :func:`xfn.simplicial`.
+
+    Attributes:
+        L: how many chunks.
+        temperature: the lower, the nearer to a corner.
+    """
+
+    L: int
+    temperature: float = 1.0
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """Layers that attend to their own sequence; causal, they are a language model.
+
+    Attributes:
+        dims: the sizes. With ``vocab``, tokens come in, and logits out.
+        layers: how many there are.
+        attention, feedforward, residual: parts of every layer.
+        position: a part; by default ``Vocab()`` for tokens, and none for what has features already.
+        causal: whether no query sees the future.
+        reversible: whether the layers keep no activations, by :func:`xfn.reversible`.
+        p: probability of dropping from what an attention adds, in training.
+        patch: how an image becomes tokens.
+        simplicial: what comes behind the last layer.
+        tie_embeddings: whether logits are products with the table that embeds tokens.
+        weights: how weights are drawn, ``"vit"``, ``"moco"``, ``"small"`` or ``"timm"``; by default as parts draw them.
+    """
+
+    dims: Dims
+    layers: int = 1
+    attention: Part = field(default_factory=DotProduct)
+    feedforward: Part = field(default_factory=MLP)
+    position: Part = None
+    residual: Part = field(default_factory=Pre)
+    causal: bool = False
+    reversible: bool = False
+    p: float = 0.0
+    patch: Patch | None = None
+    simplicial: Simplicial | None = None
+    tie_embeddings: bool = False
+    weights: str | None = None
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """Layers that attend to their own sequence and, within a :class:`Transformer`, to what the encoder made.
+
+    Attributes:
+        cross: the part that attends to the encoder's result; a decoder alone has none.
+        dims, layers, attention, feedforward, position, residual, causal, p, tie_embeddings, weights: as of
+            :class:`Encoder`.
+    """
+
+    dims: Dims
+    layers: int = 1
+    attention: Part = field(default_factory=DotProduct)
+    cross: Part = field(default_factory=DotProduct)
+    feedforward: Part = field(default_factory=MLP)
+    position: Part = None
+    residual: Part = field(default_factory=Pre)
+    causal: bool = True
+    p: float = 0.0
+    tie_embeddings: bool = False
+    weights: str | None = None
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+
+@dataclass(frozen=True)
+class Transformer:
+    """An encoder of a source, and a decoder of a target that looks at it.
+
+    Attributes:
+        encoder, decoder: one config each, or several, one behind the other.
+        tie_embeddings: whether one table embeds source and target, and gives the logits.
+    """
+
+    encoder: Encoder | Sequence[Encoder]
+    decoder: Decoder | Sequence[Decoder]
+    tie_embeddings: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("encoder", "decoder"):
+            if isinstance(value := getattr(self, name), list):
+                object.__setattr__(self, name, tuple(value))
+
+
+Stage = Encoder | Decoder
+Config = Stage | Transformer | Sequence[Stage]
+
+
+def _check(config: Stage) -> None:
+    name = type(config).__name__
+    if not isinstance(config.dims, Dims):
+        raise TypeError(f"{name}.dims is {config.dims!r}, but must be Dims(model=…)")
+    if not isinstance(config.layers, int) or isinstance(config.layers, bool) or config.layers < 1:
+        raise ValueError(f"{name}.layers is {config.layers!r}, but must be a positive integer")
+    for flag in ("causal", "reversible", "tie_embeddings"):
+        if not isinstance(getattr(config, flag, False), bool):
+            raise TypeError(f"{name}.{flag} is {getattr(config, flag)!r}, but must be True or False")
+    for part in ("attention", "cross", "feedforward", "position", "residual"):
+        value = getattr(config, part, None)
+        if isinstance(value, type) or (value is not None and not (hasattr(value, "init") and hasattr(value, "apply"))):
+            raise TypeError(f"{name}.{part} is {value!r}, but must be a part, with init and apply")
+    check_probability(config.p)
+    check_scheme(config.weights)
+
+
+def _pair(value: Pair) -> tuple[int, int]:
+    return value if isinstance(value, tuple) else (value, value)
