@@ -4,6 +4,7 @@ from . import activations as activations
 from . import bias as bias
 from . import factory as factory
 from . import layout as layout
+from . import nn as nn
 from . import patterns as patterns
 from . import random as random
 from . import sparsity as sparsity
