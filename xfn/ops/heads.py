@@ -5,7 +5,7 @@
 Source: Vaswani et al., "Attention is all you need" (2017); fewer key heads: Ainslie et al., "GQA" (2023).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NotRequired, TypedDict
 
 import torch
@@ -146,15 +146,24 @@ def heads(
     p = check_probability(p)
     check_key(p, key)
     first, second = (None, None) if key is None else children(key, x, 2)
-    q, k, v = (
-        dropout(product(t[name], t.get(f"{letter}.weight", t["q.weight"])), 0.0, t.get(f"{letter}.bias"))
-        .unflatten(-1, (count[letter], -1))
-        for letter, name in (("q", "x"), ("k", "context"), ("v", "values"))
-    )  # fmt: skip
+    q, k, v = (y.unflatten(-1, (count[letter], -1)) for letter, y in zip("qkv", _projected(t), strict=True))
     if turn is not None:
         q, k = turn(q, k)
     y = product(attend(q, k, v, bias, key=first).flatten(-2), t["out.weight"])
     return dropout(y, p, t.get("out.bias"), key=second if p else None, backend=backend)
+
+
+def _projected(t: Mapping[str, Tensor]) -> Sequence[Tensor]:
+    """q, k and v, in one product where they are of one sequence that is worth joining weights for."""
+    weights = [t.get(f"{letter}.weight", t["q.weight"]) for letter in "qkv"]
+    biases = [t[f"{letter}.bias"] for letter in "qkv" if f"{letter}.bias" in t]
+    one = t["x"] is t["context"] is t["values"] and len(biases) in (0, 3)
+    if not one or torch.compiler.is_compiling() or t["x"].shape[:-1].numel() < t["x"].shape[-1]:
+        places = zip(("x", "context", "values"), weights, "qkv", strict=True)
+        return [dropout(product(t[place], w), 0.0, t.get(f"{letter}.bias")) for place, w, letter in places]
+    y = torch.nn.functional.linear(t["x"], torch.cat(weights), torch.cat(biases) if biases else None)
+    parts: Sequence[Tensor] = y.split([w.shape[0] for w in weights], -1)
+    return parts
 
 
 def _counts(sizes: Mapping[str, int], t: dict[str, Tensor], heads: int) -> dict[str, int]:

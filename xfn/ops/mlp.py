@@ -104,8 +104,8 @@ init_fused_mlp, fused_mlp = init_mlp, mlp
 
 def children(key: Tensor, x: Tensor, n: int) -> tuple[Tensor, ...]:
     """n keys for each example of ``x [..., M, E]``: its key's children."""
-    each = random.spread(key, x.shape[:-2])
-    return tuple(random.fold_in(each, i) for i in range(n))
+    each = random.spread(key, x.shape[:-2]).unsqueeze(-2)
+    return random.fold_in(each, torch.arange(n, device=key.device)).unbind(-2)
 
 
 def reference(params: MLP, x: Tensor, activation: str, p: float, key: Tensor | None) -> Tensor:
