@@ -144,7 +144,17 @@ def test_no_comparison_is_thrown_away(path: Path) -> None:
 # The public surface.
 
 
-MODULES = ("bias", "layout", "patterns", "plot", "random", "sparsity", "ops.residual", "compat.sparse_attention")
+MODULES = (
+    "bias",
+    "factory",
+    "layout",
+    "patterns",
+    "plot",
+    "random",
+    "sparsity",
+    "ops.residual",
+    "compat.sparse_attention",
+)
 
 
 def public() -> Iterator[tuple[str, Any]]:
@@ -195,6 +205,10 @@ def test_the_contract_is_there() -> None:
         "xfn.vocab": "(params, tokens, p=0.0, positions=0, *, key=None, backend=None)",
         "xfn.learned": "(params, x)",
         "xfn.patch": "(params, x, stride=None, padding=0, grid=None)",
+        "xfn.build": "(config)",
+        "xfn.from_dict": "(data)",
+        "xfn.to_dict": "(config)",
+        "xfn.factory.summary": "(config, length=None, image=None)",
         "xfn.bias.causal": "(corner='top-left')",
         "xfn.bias.local": "(left, right, corner='top-left')",
         "xfn.bias.segments": "(lengths, kv_lengths=None)",
