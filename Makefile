@@ -1,6 +1,7 @@
-# make demo · make test · make lint · make oracle · make sanitize · make gpu: each sets itself up in .venv, from constraints.txt,
-# and builds the C++ library where there is a compiler; sanitize builds another, in a tree of its own. gpu needs none:
-# it runs the Triton and CUDA kernels on the CPU, and compiles them ahead of time, those of CUDA where nvcc is. Where there
+# make demo · make test · make lint · make oracle · make sanitize · make gpu · make gpu-quick: each sets itself up in .venv,
+# from constraints.txt, and builds the C++ library where there is a compiler; sanitize builds another, in a tree of its own.
+# gpu needs none: it runs the Triton and CUDA kernels on the CPU, and compiles them ahead of time, those of CUDA where nvcc
+# is. gpu-quick makes a choice of that, in which every kernel meets every case, every dtype and the compiler. Where there
 # is a GPU, with whatever torch and pytest there are: python -m pytest -m gpu -n 16.
 PYTHON ?= python3
 VENV   ?= .venv
@@ -15,7 +16,7 @@ SANITIZED = build/sanitized
 SANITIZE  = -fsanitize=address,undefined -fno-sanitize-recover=undefined
 WATCHED   = LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0
 
-.PHONY: demo test lint oracle sanitize gpu clean
+.PHONY: demo test lint oracle sanitize gpu gpu-quick clean
 
 demo: $(VENV)/ready $(LIBRARY)
 	$(BIN)/python -m examples.tour
@@ -40,13 +41,15 @@ sanitize: $(VENV)/ready
 	cd $(SANITIZED) && $(WATCHED) $(subst $(BIN),$(abspath $(BIN)),$(PYTEST)) \
 		tests/laws/test_fuzz.py tests/laws/test_fuzz_rows.py tests/laws/test_cpu.py -k 'family or instruction or bit'
 
-gpu: $(VENV)/ready $(LIBRARY)
-	TRITON_INTERPRET=1 OPENBLAS_NUM_THREADS=1 $(PYTEST) -p tests.gpu.interpreter -k 'triton and not float64 or gpu' \
+gpu-quick: CHOICE = --brief
+gpu gpu-quick: $(VENV)/ready $(LIBRARY)
+	TRITON_INTERPRET=1 OPENBLAS_NUM_THREADS=1 $(PYTEST) $(CHOICE) -p tests.gpu.interpreter \
+		-k 'triton and not float64 or interpreted or mends or sanitizer' \
 		tests/laws/test_kernels.py tests/gpu/test_interpreted.py tests/gpu/test_mends.py tests/gpu/test_sanitizer.py
-	$(PYTEST) -p tests.gpu.emulator -k 'cuda and not float64 or emulated' \
+	$(PYTEST) $(CHOICE) -p tests.gpu.emulator -k 'cuda and not float64 or emulated' \
 		tests/laws/test_kernels.py tests/gpu/test_emulated.py
-	TRITON_CACHE_DIR=$(abspath build/compiled) $(PYTEST) tests/gpu/test_compiled.py tests/gpu/test_cuda.py
-	@test -f xfn/_cuda.so || echo "make gpu: there is NO NVCC here, so NO CUDA KERNEL WAS COMPILED for a GPU; all else was checked"
+	TRITON_CACHE_DIR=$(abspath build/compiled) $(PYTEST) $(CHOICE) tests/gpu/test_compiled.py tests/gpu/test_cuda.py
+	@test -f xfn/_cuda.so || echo "make $@: there is NO NVCC here, so NO CUDA KERNEL WAS COMPILED for a GPU; all else was checked"
 
 clean:
 	rm -rf $(VENV) $(LIBRARY) xfn/_cuda.so build *.egg-info .pytest_cache .mypy_cache .ruff_cache

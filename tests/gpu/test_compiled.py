@@ -38,7 +38,16 @@ def calls() -> Iterator[Any]:
             for i, case in enumerate(tagged):
                 for dtype, width in WIDTHS if i == 0 else WIDTHS[:1]:
                     name = f"{primitive.name}-{case}-{str(dtype).removeprefix('torch.')}-{width}-sm{architecture}"
-                    yield pytest.param(primitive, case, dtype, width, architecture, id=name)
+                    first = (dtype, width) == WIDTHS[0]
+                    marks = [] if brief(primitive, i, first, architecture) else [pytest.mark.whole]
+                    yield pytest.param(primitive, case, dtype, width, architecture, id=name, marks=marks)
+
+
+def brief(primitive: Primitive, case: int, first: bool, architecture: int) -> bool:
+    """Under ``--brief`` all of that for sm_90, and for the others the first case at the smallest tiles. An op that
+    takes the kernels of another is compiled for sm_90 at the smallest tiles."""
+    own = module("triton", primitive.name).forward.__module__ == f"xfn.kernels.triton.{primitive.name}"
+    return (architecture == 90 and (first or own)) or (own and first and case == 0)
 
 
 def members(primitive: Primitive) -> list[Member]:
@@ -46,10 +55,13 @@ def members(primitive: Primitive) -> list[Member]:
 
 
 @pytest.mark.parametrize(("primitive", "case", "dtype", "width", "architecture"), list(calls()))
-def test_a_kernel_fits(primitive: Primitive, case: Case, dtype: torch.dtype, width: int, architecture: int) -> None:
+def test_a_kernel_fits(
+    primitive: Primitive, case: Case, dtype: torch.dtype, width: int, architecture: int, pytestconfig: pytest.Config
+) -> None:
+    """Under ``--brief`` but for the launch that cleans."""
     at = Arguments(primitive, replace(case, sizes={**case.sizes, "K": width, "V": width}), dtype)
     plain = dtype != torch.float32 and all(t is None for t in (*at.groups["x"][3:], at.groups["c"][-1]))
-    with compiler.compiling(architecture) as found:
+    with compiler.compiling(architecture, strict=not pytestconfig.option.brief) as found:
         for member in members(primitive):
             groups = at.of(member)
             if any(not why.startswith("it runs on") for why in at.against(member, groups, "triton")):
