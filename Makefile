@@ -44,8 +44,8 @@ sanitize: $(VENV)/ready
 gpu-quick: CHOICE = --brief
 gpu gpu-quick: $(VENV)/ready $(LIBRARY)
 	TRITON_INTERPRET=1 OPENBLAS_NUM_THREADS=1 $(PYTEST) $(CHOICE) -p tests.gpu.interpreter \
-		-k 'triton and not float64 or interpreted or mends or sanitizer' \
-		tests/laws/test_kernels.py tests/gpu/test_interpreted.py tests/gpu/test_mends.py tests/gpu/test_sanitizer.py
+		-k 'triton and (not float64 or _norm or softmax) or interpreted or test_rows or mends or sanitizer' \
+		tests/laws/test_kernels.py $(addprefix tests/gpu/test_,interpreted.py rows.py mends.py sanitizer.py)
 	$(PYTEST) $(CHOICE) -p tests.gpu.emulator -k 'cuda and not float64 or emulated' \
 		tests/laws/test_kernels.py tests/gpu/test_emulated.py
 	TRITON_CACHE_DIR=$(abspath build/compiled) $(PYTEST) $(CHOICE) tests/gpu/test_compiled.py tests/gpu/test_cuda.py

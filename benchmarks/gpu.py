@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, func
 
 import xfn
-from benchmarks import contest, gpu_rows, machine
+from benchmarks import contest, gpu_calls, gpu_rows, machine
 from benchmarks.contest import OURS, Call, Contest, Times, Verdict
 from benchmarks.gpu_calls import Row, Turns, Where
 from benchmarks.measure import peak_bytes
@@ -101,7 +101,7 @@ def main(given: Sequence[str] | None = None) -> int:
 def described(where: Where) -> dict[str, Any]:
     device = machine.model() if where.dry else torch.cuda.get_device_name()
     copy = copied(where)
-    gpu_rows.copied[where.device] = copy
+    gpu_calls.copied[where.device] = copy
     return machine.describe() | {"device": device, "cuda": torch.version.cuda, "copy": copy, "dry": where.dry}
 
 

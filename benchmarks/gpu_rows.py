@@ -12,11 +12,26 @@ from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 from torch.utils import _pytree as tree
 
 import xfn
+from benchmarks import gpu_parts
 from benchmarks.attention import peers
 from benchmarks.attention.grid import flops
 from benchmarks.attention.problem import BOTH, FORWARD, Attend
 from benchmarks.contest import Call, Contest
-from benchmarks.gpu_calls import Row, Turns, Where, aims, alone, at_most, flex, flex_bias, match, pulled, sdpa, varlen
+from benchmarks.gpu_calls import (
+    Row,
+    Turns,
+    Where,
+    aims,
+    alone,
+    at_most,
+    bandwidth,
+    flex,
+    flex_bias,
+    match,
+    pulled,
+    sdpa,
+    varlen,
+)
 from xfn import bias, layout, patterns, random
 from xfn.layout import Layout
 from xfn.sparsity import Csr
@@ -67,6 +82,7 @@ def rows(where: Where) -> Iterator[Row]:
     yield from transforms(where)
     yield from entries(where)
     yield from decoding(where)
+    yield from gpu_parts.rows(where)
     yield from seeds(where)
 
 
@@ -227,15 +243,6 @@ def decoding(where: Where) -> Iterator[Row]:
         units = {"bandwidth": 4.0 * B * S * G * D / bandwidth(where)}
         asked = aims(cudnn=(0.9,), bandwidth=(0.7, 0.85, 1.0))
         yield Row("decoding", f"{M} of {B}x{H}:{G}x{S}x{D}", partial(made, M), asked, units)
-
-
-def bandwidth(where: Where) -> float:
-    """Bytes a second that a copy reads and writes."""
-    return copied[where.device]
-
-
-copied = {"cpu": 1e10, "cuda": 3e12}
-"""Set by what was measured first."""
 
 
 def seeds(where: Where) -> Iterator[Row]:

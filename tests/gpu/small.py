@@ -61,12 +61,17 @@ def through(x, y, H, W: tl.constexpr):
     b.store([tl.program_id(0) * 4, 0], a.load([tl.program_id(0) * 4, 0]))
 
 
-# Parts of attention's kernels, and wrong.
+# Parts of the kernels, and wrong.
 
 
 @triton.jit
 def unmasked(o_r, ROWS, FEATURES: tl.constexpr, BF: tl.constexpr, f0=0):
     return (o_r >= 0)[:, None]
+
+
+@triton.jit
+def unbounded(o_r, R, o_e, E):
+    return (o_r < R)[:, None] & (o_e >= 0)[None, :]
 
 
 @triton.jit

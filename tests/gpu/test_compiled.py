@@ -22,7 +22,8 @@ from ..laws.test_kernels import Arguments
 
 compiler = pytest.importorskip("tests.gpu.compiler", reason="triton is not installed")
 ARCHITECTURES = (80, 90, 100)
-WIDTHS = tuple((dtype, width) for dtype in (torch.bfloat16, torch.float32) for width in (64, 128, 256, 1024))
+HEADS, ROWS = (64, 128, 256, 1024), (64, 1000, 8192, 20000)
+"""Numbers of features: of a head, and of a row that is one example's."""
 SPILL, ROOM, NEVER = 128, 512, 1 << 20
 """Bytes a thread may spill: in half types behind a mask at most, in other calls, and in the launch that cleans,
 which is there for numbers that are not finite."""
@@ -36,11 +37,21 @@ def calls() -> Iterator[Any]:
         tagged = [case for case in cases if "compiled" in case.tags]
         for architecture in ARCHITECTURES:
             for i, case in enumerate(tagged):
-                for dtype, width in WIDTHS if i == 0 else WIDTHS[:1]:
+                sizes = [(dtype, width) for dtype in (torch.bfloat16, torch.float32) for width in widths(primitive)]
+                for dtype, width in sizes if i == 0 else sizes[:1]:
                     name = f"{primitive.name}-{case}-{str(dtype).removeprefix('torch.')}-{width}-sm{architecture}"
-                    first = (dtype, width) == WIDTHS[0]
+                    first = (dtype, width) == sizes[0]
                     marks = [] if brief(primitive, i, first, architecture) else [pytest.mark.whole]
                     yield pytest.param(primitive, case, dtype, width, architecture, id=name, marks=marks)
+
+
+def widths(primitive: Primitive) -> tuple[int, ...]:
+    return HEADS if "K" in letters(primitive) else ROWS
+
+
+def letters(primitive: Primitive) -> dict[str, None]:
+    """Of what a row has."""
+    return dict.fromkeys(o.dims[-1] for o in primitive.signature.operands if not o.optional)
 
 
 def brief(primitive: Primitive, case: int, first: bool, architecture: int) -> bool:
@@ -59,8 +70,11 @@ def test_a_kernel_fits(
     primitive: Primitive, case: Case, dtype: torch.dtype, width: int, architecture: int, pytestconfig: pytest.Config
 ) -> None:
     """Under ``--brief`` but for the launch that cleans."""
-    at = Arguments(primitive, replace(case, sizes={**case.sizes, "K": width, "V": width}), dtype)
-    plain = dtype != torch.float32 and all(t is None for t in (*at.groups["x"][3:], at.groups["c"][-1]))
+    rows = {} if "K" in letters(primitive) else {"M": 32}
+    at = Arguments(
+        primitive, replace(case, sizes={**case.sizes, **rows, **dict.fromkeys(letters(primitive), width)}), dtype
+    )
+    plain = dtype != torch.float32 and all(t is None for t in (*at.groups["x"][3:], *at.groups["c"][-1:]))
     with compiler.compiling(architecture, strict=not pytestconfig.option.brief) as found:
         for member in members(primitive):
             groups = at.of(member)

@@ -98,7 +98,7 @@ def reference(
     return ((y if residual is None else y + residual).to(x.dtype),)
 
 
-DROPOUT = Lean("dropout", SIGNATURE, reference, options=("p", "str activation"), backends=("cpu", "aten"))
+DROPOUT = Lean("dropout", SIGNATURE, reference, options=("p", "str activation"), backends=("cpu", "triton", "aten"))
 
 
 def _case(
@@ -119,10 +119,10 @@ CASES = (
     _case("plain", 0.3, tags="tiny", x="M E", M=2, E=3),
     _case("everything", 0.3, "gelu", "E", "B M E", tags="tiny", B=1, M=2, E=2),
     _case("bias and residual", 0.0, "tanh", "E", "B M E"),
-    _case("shared residual", 0.4, "identity", "E", "M E", E=17),
+    _case("shared residual", 0.4, "identity", "E", "M E", tags="compiled", E=17),
     _case("one row", 0.4, "silu", "E", x="E", E=9),
     _case("two batches", 0.5, "silu", "E", x="B C M E", C=3),
-    *(_case(name, 0.0, name, "E") for name in ACTIVATIONS if name != "identity"),
+    *(_case(name, 0.0, name, "E", tags="compiled") for name in ACTIVATIONS if name != "identity"),
     _case("no rows", 0.3, "relu", "E", tags="empty", M=0),
     _case("no features", 0.3, "relu", "E", tags="empty", E=0),
 )

@@ -93,7 +93,7 @@ def reference(x: Tensor, weight: Tensor | None, bias: Tensor | None, *, eps: flo
     return ((y if bias is None else y + bias).to(x.dtype),)
 
 
-LAYER_NORM = Lean("layer_norm", SIGNATURE, reference, options=("eps",), backends=("cpu", "aten"))
+LAYER_NORM = Lean("layer_norm", SIGNATURE, reference, options=("eps",), backends=("cpu", "triton", "aten"))
 
 
 def _case(name: str, x: str, names: str, tags: str = "", **sizes: int) -> Case:
@@ -106,7 +106,7 @@ def _case(name: str, x: str, names: str, tags: str = "", **sizes: int) -> Case:
 
 
 CASES = (
-    _case("affine", "B M E", "weight bias"),
+    _case("affine", "B M E", "weight bias", tags="compiled"),
     _case("a row", "E", "weight bias", tags="tiny", E=3),
     _case("plain", "M E", "", tags="tiny", M=2, E=2),
     _case("weight", "M E", "weight", E=19),

@@ -43,5 +43,5 @@ def reference(x: Tensor, lo: Tensor | None, hi: Tensor | None) -> tuple[Tensor]:
     return (torch.where(sees, shifted - total.log(), -torch.inf).to(x.dtype),)
 
 
-LOG_SOFTMAX = Lean("log_softmax", SIGNATURE, reference, backends=("cpu", "aten"))
+LOG_SOFTMAX = Lean("log_softmax", SIGNATURE, reference, backends=("cpu", "triton", "aten"))
 CASES = cases(log_softmax)

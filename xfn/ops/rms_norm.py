@@ -102,7 +102,7 @@ def reference(x: Tensor, weight: Tensor | None, *, eps: float) -> tuple[Tensor]:
     return ((y if weight is None else y * weight).to(x.dtype),)
 
 
-RMS_NORM = Lean("rms_norm", SIGNATURE, reference, options=("eps",), backends=("cpu", "aten"))
+RMS_NORM = Lean("rms_norm", SIGNATURE, reference, options=("eps",), backends=("cpu", "triton", "aten"))
 
 
 def _case(name: str, x: str, names: str, tags: str = "", add: bool = False, **sizes: int) -> Case:
@@ -117,7 +117,7 @@ def _case(name: str, x: str, names: str, tags: str = "", add: bool = False, **si
 
 
 CASES = (
-    _case("weight", "B M E", "weight"),
+    _case("weight", "B M E", "weight", tags="compiled"),
     _case("a row", "E", "weight", tags="tiny", E=3),
     _case("plain", "M E", "", tags="tiny", M=2, E=2),
     _case("of a sum", "M E", "weight", add=True, E=19),

@@ -86,7 +86,7 @@ def seen(x: Tensor, lo: Tensor | None, hi: Tensor | None) -> Tensor:
     return sees if hi is None else sees & (n < hi.unsqueeze(-1))
 
 
-SOFTMAX = Lean("softmax", SIGNATURE, reference, backends=("cpu", "aten"))
+SOFTMAX = Lean("softmax", SIGNATURE, reference, backends=("cpu", "triton", "aten"))
 
 
 def cases(f: Any) -> tuple[Case, ...]:
@@ -100,10 +100,10 @@ def cases(f: Any) -> tuple[Case, ...]:
         return Case(name, call, shapes, {"B": 2, "H": 2, "M": 4, "N": 5, **sizes}, frozenset(tags.split()))
 
     return (
-        _case("plain", "B M N"),
+        _case("plain", "B M N", tags="compiled"),
         _case("a row", "N", tags="tiny", N=3),
         _case("causal", "M N", biases.causal, tags="tiny", M=3, N=3),
-        _case("window", "B H M N", lambda: biases.local(1, 1), N=17),
+        _case("window", "B H M N", lambda: biases.local(1, 1), tags="compiled", N=17),
         _case("blind rows", "H M N", lambda: biases.local(0, 0), M=5, N=3),
         _case("segments of examples", "B H M N", lambda: biases.segments(torch.tensor([[1, 3], [2, 2]]))),
         _case("added", "B H M N", lambda b: biases.causal() + biases.dense(b), "H M N"),

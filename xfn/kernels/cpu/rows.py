@@ -1,14 +1,12 @@
-"""What ops on rows share in C++: a batch of any shape, whose first dims are parts where rows do not share all."""
+"""What ops on rows share in C++."""
 
-import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..._core.dispatch import Call
-from ..._core.shapes import Shape, broadcast
+from ..._core.rows import Parts as Parts
 from .library import isa
 
 DETAIL = isa()
@@ -26,54 +24,6 @@ def supports(call: Call) -> list[str]:
 
 def certain(device: str, given: tuple[str, ...]) -> bool:
     return device == "cpu"
-
-
-class Parts(NamedTuple):
-    """The ``batch`` of ``[..., E]``; its first ``outer`` dims are parts, and what rows share is one line for each."""
-
-    batch: Shape
-    outer: int
-
-    @staticmethod
-    def of(rows: Sequence[Maybe], shared: Sequence[Maybe], inner: int | None = None) -> "Parts | None":
-        """Parts as large as what rows share allows, or with ``inner`` dims of the batch. None: nothing broadcasts, and
-        all is one part."""
-        first = rows[0]
-        assert first is not None
-        E, alike = first.shape[-1], all(t is None or t.shape == first.shape for t in rows)
-        if inner is None and alike and all(t is None or (t.numel() == E and t.dim() <= first.dim()) for t in shared):
-            return None
-        batch = broadcast(tuple(tuple(t.shape[:-1]) for t in (*rows, *shared) if t is not None))
-        if inner is not None:
-            return Parts(batch, len(batch) - inner)
-        own = [(*(1 for _ in range(len(batch) + 1 - t.dim())), *t.shape[:-1]) for t in shared if t is not None]
-        outer = len(batch)
-        while outer and all(shape[outer - 1] == 1 for shape in own):
-            outer -= 1
-        return Parts(batch, outer)
-
-    def rows(self, t: Maybe) -> Maybe:
-        """``[..., E]`` of the whole batch."""
-        return None if t is None else t.expand(*self.batch, t.shape[-1])
-
-    def shared(self, t: Maybe) -> Maybe:
-        """``[..., E]`` as ``[P, E]``, of which those that are equal are one line."""
-        if t is None:
-            return None
-        inner = len(self.batch) - self.outer
-        lines = t.reshape(t.shape[: max(0, t.dim() - 1 - inner)] + t.shape[-1:])
-        return lines.expand(*self.batch[: self.outer], t.shape[-1]).reshape(
-            math.prod(self.batch[: self.outer]), t.shape[-1]
-        )
-
-    def grad(self, found: Tensor, t: Maybe, need: bool) -> Maybe:
-        """A gradient of the whole batch, in the shape of its operand."""
-        return found.sum_to_size(t.shape) if need and t is not None else None
-
-    def shared_grad(self, found: Tensor, t: Maybe, need: bool) -> Maybe:
-        """A gradient that has a line for each part, in the shape of its operand."""
-        ones = (1,) * (len(self.batch) - self.outer)
-        return self.grad(found.view(*self.batch[: self.outer], *ones, found.shape[-1]), t, need) if need else None
 
 
 def bits(needs: Sequence[bool]) -> int:

@@ -13,9 +13,9 @@ import triton
 from torch import Tensor
 
 from ...._core.dispatch import Call
+from .._target import DEVICES
 from .._tile import View
 from .bend import bend
-from .config import INTERPRETED
 from .curvature import turn_bias, turn_keys, turn_queries
 from .forward import forward as _forward
 from .gradient import by_bias, by_keys, by_queries
@@ -29,10 +29,9 @@ WIDEST = 1024
 def supports(call: Call) -> list[str]:
     q, v = call.tensors["q"], call.tensors["v"]
     dense, lse = call.tensors["dense"], call.tensors.get("lse")
-    devices = ("cuda", "cpu") if INTERPRETED else ("cuda",)
     widest = max(q.shape[-1], v.shape[-1])
     against = {
-        f"it runs on {' or '.join(devices)}, not on {q.device.type}": q.device.type not in devices,
+        f"it runs on {' or '.join(DEVICES)}, not on {q.device.type}": q.device.type not in DEVICES,
         f"{str(q.dtype).removeprefix('torch.')} is not float32, bfloat16 or float16": q.dtype == torch.float64,
         f"{widest} features are more than {WIDEST}": widest > WIDEST,
         "a tensor is empty": any(t is not None and not t.numel() for t in call.tensors.values()),

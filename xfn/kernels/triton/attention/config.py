@@ -1,11 +1,10 @@
 """How large the tiles of a kernel are, and how many warps and stages they take."""
 
 import torch
-from triton import knobs
 from triton.runtime import driver
 
-INTERPRETED = bool(knobs.runtime.interpret)
-"""Whether Triton interprets its kernels on the CPU, as it was told before it was imported."""
+from .._target import INTERPRETED
+
 SMALL = 16
 """The least side of a tile, and both of one that is interpreted."""
 
