@@ -1,4 +1,7 @@
-"""What ``test_interpreted.py`` asks of Triton's kernels, asked of them on a GPU; and what only a GPU can tell."""
+"""What ``test_interpreted.py`` and ``test_rows.py`` ask of Triton's kernels, asked of them on a GPU; and what only a
+GPU can tell."""
+
+from typing import Any
 
 import pytest
 import torch
@@ -9,10 +12,11 @@ from xfn import bias
 
 from ..cases import error
 from ..device import DEVICE, gpu
-from . import test_interpreted
+from . import test_interpreted, test_rows
 
 pytestmark = [gpu, pytest.mark.skipif(DEVICE.type == "cpu", reason="it needs a GPU: pytest -m gpu")]
-globals().update({name: law for name, law in vars(test_interpreted).items() if name.startswith("test_")})
+LAWS = vars(test_interpreted) | vars(test_rows)
+globals().update({name: LAWS[name] for name in LAWS if name.startswith("test_") and "bug" not in name})
 
 SIZES = {"even": (2, 1024, 4, 64), "ragged": (3, 1111, 6, 128), "wide": (1, 500, 2, 256)}
 
@@ -35,6 +39,19 @@ def test_calls_of_many_tiles(dtype: torch.dtype, mask: bias.Bias | None, size: t
     exact, same = family("tiled", torch.float64), family("tiled", dtype)
     for got, theirs, want in zip(family("triton", dtype), same, exact, strict=True):
         assert error(got, want) <= 3 * error(theirs, want) + 32 * torch.finfo(dtype).eps
+
+
+@test_rows.rows
+@pytest.mark.parametrize("dtype", test_rows.DTYPES, ids=str)
+@pytest.mark.parametrize(("R", "E"), [(5000, 64), (3000, 1000), (70, 8192), (33, 20000), (3, 65536)])
+def test_rows_of_shipping_tiles(f: Any, R: int, E: int, dtype: torch.dtype) -> None:
+    """Value and gradient, of rows in one tile and in chunks, with strips that sum."""
+    x = tuple(torch.randn(shape).to(dtype) for shape in ((2, R, E), (E,), (E,)))
+    exact = test_rows.both(f, tuple(t.double() for t in x), "reference")
+    got, same = (test_rows.both(f, x, backend) for backend in ("triton", "reference"))
+    for mine, theirs, right in zip(got, same, exact, strict=True):
+        mine, theirs, right = (torch.where(right == -torch.inf, 0, t) for t in (mine, theirs, right))
+        assert error(mine, right) <= max(1e-10, 3 * error(theirs, right) + 32 * torch.finfo(dtype).eps)
 
 
 @pytest.mark.parametrize(("precision", "digits"), [("highest", 2.0**-23), ("high", 2.0**-10)])
@@ -71,3 +88,4 @@ def test_nothing_waits_for_the_device() -> None:
 def test_the_first_choice_on_a_gpu_is_triton() -> None:
     q = torch.randn(1, 64, 2, 64).bfloat16()
     assert torch.equal(xfn.attention(q, q, q), xfn.attention(q, q, q, backend="triton"))
+    assert torch.equal(xfn.softmax(q), xfn.softmax(q, backend="triton"))

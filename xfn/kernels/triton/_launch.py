@@ -81,7 +81,7 @@ class Strips(NamedTuple):
             "BM": BM,
             "BE": BE,
             "WIDE": tl.float64 if double else tl.float32,
-            "num_warps": min(max(4, BM * BE // 1024), 16),
+            "num_warps": min(max(4, BM * BE // 512), 16),
             "num_stages": 1,
         }
         return Strips(P, R, E, triton.cdiv(tiles, long), long, x, shape)
