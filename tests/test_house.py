@@ -153,6 +153,8 @@ MODULES = (
     "random",
     "sparsity",
     "ops.residual",
+    "compat.ops",
+    "compat.ops.fmha",
     "compat.sparse_attention",
 )
 

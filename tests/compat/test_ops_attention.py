@@ -1,0 +1,244 @@
+"""memory_efficient_attention and its parts against dense attention under masks that are written out."""
+
+import re
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, func
+
+from tests.cases import agree
+from xfn.compat import ops as xops
+from xfn.compat.ops import fmha
+from xfn.compat.ops.fmha import attn_bias as b
+
+from .biases import DIAGONAL, Sample, dense, drawn, every_bias
+
+OPS = [*fmha.ALL_FW_OPS, *fmha.ALL_BW_OPS]
+
+
+def attend(sample: Sample, x: tuple[Tensor, ...], added: Tensor | None = None) -> Tensor:
+    return dense(*x, sample.added() if added is None else added)
+
+
+@every_bias
+def test_value_gradients_and_lse_are_those_of_dense_attention(sample: Sample) -> None:
+    x = tuple(t.requires_grad_() for t in drawn(sample, 1))
+    want = attend(sample, x)
+    got = xops.memory_efficient_attention(*x, sample.bias)
+    slope = torch.randn_like(got)
+    wanted = torch.autograd.grad(want, x, slope)
+    agree(got, want)
+    agree(torch.autograd.grad(got, x, slope), wanted)
+    with torch.no_grad():
+        out, lse = xops.memory_efficient_attention_forward_requires_grad(*x, sample.bias)
+        logits = torch.einsum("bmhk,bnhk->bhmn", *x[:2]) / 2 + sample.added()
+        agree(out, want)
+        agree(lse.nan_to_num(neginf=0), logits.logsumexp(-1).nan_to_num(neginf=0))
+        agree(xops.memory_efficient_attention_backward(slope, out, lse, *x, sample.bias), wanted)
+
+
+@every_bias
+def test_transforms_are_those_of_dense_attention(sample: Sample) -> None:
+    x, t, examples = drawn(sample, 1), drawn(sample, 1), drawn(sample, 3, 1)
+
+    def loss(dense: bool) -> Any:
+        return lambda *x: (attend(sample, x) if dense else xops.memory_efficient_attention(*x, sample.bias)).sin().sum()
+
+    ours, theirs = (func.grad(loss(dense), (0, 1, 2)) for dense in (False, True))
+    agree(func.vmap(ours)(*examples), func.vmap(theirs)(*examples))
+    agree(func.jvp(ours, x, t), func.jvp(theirs, x, t))
+
+
+@every_bias
+def test_groups_of_heads_are_heads(sample: Sample) -> None:
+    """BMGHK, with the keys of a group expanded, and BMHK with one for all; gradients reach what was expanded."""
+    held = sample.bias
+    if isinstance(held, b.LowerTriangularMaskWithTensorBias):
+        held = type(held)(held.tensor[:, None].expand(-1, 2, -1, -1, -1))
+    q = torch.randn(1, sample.M, 2, 2, 4, dtype=torch.float64)
+    k, v = torch.randn(2, 1, sample.N, 2, 1, 4, dtype=torch.float64)
+    wide = [t.expand(-1, -1, -1, 2, -1) for t in (k, v)]
+    added = sample.added()
+    added = torch.cat([added, added]) if added.dim() == 3 else added
+    want = dense(q.flatten(2, 3), *(t.flatten(2, 3) for t in wide), added).unflatten(2, (2, 2))
+    agree(xops.memory_efficient_attention(q, *wide, held), want)
+
+    def summed(f: Any) -> Any:
+        return lambda *x: f(*x).square().sum()
+
+    ours = func.grad(summed(lambda q, k, v: xops.memory_efficient_attention(q, k, v, held)), (0, 1, 2))
+    theirs = func.grad(
+        summed(lambda q, k, v: dense(q.flatten(2, 3), k.flatten(2, 3), v.flatten(2, 3), added)), (0, 1, 2)
+    )
+    agree(ours(q, *wide), theirs(q, *wide))
+    if sample.bias is held:
+        k, v = k[:, :, :1, 0].expand(-1, -1, 2, -1), v[:, :, :1, 0].expand(-1, -1, 2, -1)
+        agree(xops.memory_efficient_attention(q[:, :, 0], k, v, held), dense(q[:, :, 0], k, v, added))
+
+
+@pytest.mark.parametrize("kind", ["none", "causal", "tensor"])
+def test_one_head_goes_without_its_dim(kind: str) -> None:
+    tensor = torch.randn(2, 5, 5, dtype=torch.float64)
+    bias = {"none": None, "causal": b.LowerTriangularMask(), "tensor": tensor}[kind]
+    q, k, v = torch.randn(3, 2, 5, 4, dtype=torch.float64)
+    added = 0.0 if bias is None else bias[:, None] if isinstance(bias, Tensor) else bias.materialize((1, 1, 5, 5))
+    want = dense(*(t[:, :, None] for t in (q, k, v)), added, 0.3)[:, :, 0]
+    agree(xops.memory_efficient_attention(q, k, v, bias, scale=0.3), want)
+    out, lse = xops.memory_efficient_attention_forward_requires_grad(q, k, v, bias, scale=0.3)
+    assert lse.shape == (2, 1, 5)
+    slope, x = torch.randn_like(out), tuple(t.requires_grad_() for t in (q, k, v))
+    got = xops.memory_efficient_attention_backward(slope, out, lse, *x, attn_bias=bias, scale=0.3)
+    agree(got, torch.autograd.grad(dense(*(t[:, :, None] for t in x), added, 0.3)[:, :, 0], x, slope))
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_a_tensor_bias_has_a_gradient_though_nothing_else_wants_one(causal: bool) -> None:
+    q, k, v = torch.randn(3, 2, 5, 2, 4, dtype=torch.float64)
+    bias = torch.randn(2, 2, 5, 5, dtype=torch.float64, requires_grad=True)
+    mask = b.LowerTriangularMask()
+    got = xops.memory_efficient_attention(q, k, v, mask.add_bias(bias) if causal else bias)
+    want = dense(q, k, v, bias + mask.materialize((5, 5)) if causal else bias)
+    slope = torch.randn_like(got)
+    agree(torch.autograd.grad(got, bias, slope), torch.autograd.grad(want, bias, slope))
+
+
+def test_a_bias_of_ones_own_is_written_out() -> None:
+    class Striped(xops.AttentionBias):
+        def materialize(self, shape: Any, dtype: torch.dtype = torch.float32, device: Any = "cpu") -> Tensor:
+            stripes = torch.arange(shape[-1], device=device) % 2
+            return torch.where(stripes == 0, 0.0, -torch.inf).to(dtype).expand(shape)
+
+    q, k, v = torch.randn(3, 1, 5, 2, 4, dtype=torch.float64)
+    agree(xops.memory_efficient_attention(q, k, v, Striped()), dense(q, k[:, ::2], v[:, ::2]))
+    with pytest.raises(NotImplementedError, match="AttentionBias has neither"):
+        xops.memory_efficient_attention(q, k, v, xops.AttentionBias())
+
+
+@pytest.mark.parametrize("p", [0.25, 1.0])
+def test_dropout_is_drawn_from_torchs_generator(p: float) -> None:
+    q, k = torch.randn(2, 2, 40, 2, 8, requires_grad=True)
+    v = torch.ones(2, 40, 2, 8)
+    torch.manual_seed(3)
+    one, other = (xops.memory_efficient_attention(q, k, v, p=p) for _ in range(2))
+    torch.manual_seed(3)
+    assert torch.equal(one, xops.memory_efficient_attention(q, k, v, p=p))
+    assert torch.equal(one, other) is (p == 1)
+    assert abs(one.mean().item() - (p < 1)) < 0.05
+    assert torch.autograd.grad(one.sum(), q)[0].isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_dtypes(dtype: torch.dtype) -> None:
+    exact = torch.randn(3, 2, 9, 2, 16, dtype=torch.float64)
+    q, k, v = exact.to(dtype)
+    want, eps = dense(*(t.double() for t in (q, k, v))), torch.finfo(dtype).eps
+    for asked in (None, torch.float32, torch.float16):
+        got = xops.memory_efficient_attention(q, k, v, output_dtype=asked)
+        assert got.dtype == (asked or dtype)
+        agree(got, want, 8 * max(torch.finfo(got.dtype).eps, 0 if asked == torch.float32 else eps))
+    out, lse = xops.memory_efficient_attention_partial(q, k, v)
+    assert out.dtype == lse.dtype == torch.float32
+    agree(out, want, 1e-6)
+
+
+@pytest.mark.parametrize("op", OPS, ids=lambda op: op.NAME)
+def test_an_operator_runs_or_says_why_it_cannot(op: Any) -> None:
+    q, k, v = torch.randn(3, 1, 5, 2, 16)
+    pair = (op, None) if issubclass(op, xops.AttentionFwOpBase) else (None, op)
+    for bias in (None, b.LowerTriangularMask(), DIAGONAL.make_causal()):
+        x = (q, *torch.randn(2, 1, 9, 2, 16)) if isinstance(bias, b.BlockDiagonalMask) else (q, k, v)
+        why = op.not_supported_reasons(fmha.Inputs(*x, bias))
+        assert op.supports(fmha.Inputs(*x, bias)) is not bool(why)
+        if why:
+            with pytest.raises(ValueError, match=re.escape(why[0].split(": ")[1])):
+                xops.memory_efficient_attention(*x, attn_bias=bias, op=pair)
+        else:
+            agree(
+                xops.memory_efficient_attention(*x, attn_bias=bias, op=pair), xops.memory_efficient_attention(*x, bias)
+            )
+    assert op.is_available() is (op.info() == "available")
+    assert op.not_supported_reasons(fmha.Inputs(q, k[:, :2], v))
+
+
+def test_operators_must_have_a_backend_in_common() -> None:
+    class Here(xops.AttentionFwOpBase):
+        NAME, BACKENDS = "hereF", ("cpu",)
+
+    q, k, v = torch.randn(3, 1, 5, 2, 16)
+    agree(xops.memory_efficient_attention(q, k, v, op=(Here, None)), xops.memory_efficient_attention(q, k, v))
+    with pytest.raises(ValueError, match="hereF and tritonB have no backend in common"):
+        xops.memory_efficient_attention(q, k, v, op=(Here, fmha.triton.BwOp))
+
+
+@pytest.mark.parametrize("shape", [(0, 5, 7), (2, 0, 7), (2, 5, 0)])
+def test_empty_tensors(shape: tuple[int, ...]) -> None:
+    B, M, N = shape
+    q = torch.randn(B, M, 2, 4, requires_grad=True)
+    k, v = torch.randn(2, B, N, 2, 4)
+    out = xops.memory_efficient_attention(q, k, v)
+    assert torch.equal(out, torch.zeros(B, M, 2, 4))
+    assert torch.equal(torch.autograd.grad(out.sum(), q)[0], torch.zeros_like(q))
+
+
+X = torch.randn(2, 5, 3, 4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "text"),
+    [
+        ((X, X[:, 0], X), ValueError, "all BMK, all BMHK or all BMGHK"),
+        ((X[0, 0], X[0, 0], X[0, 0]), ValueError, "all BMK, all BMHK or all BMGHK"),
+        ((X, X.double(), X), ValueError, "torch.float32, torch.float64"),
+        ((X, X.to("meta"), X), ValueError, "are on cpu, meta"),
+        ((X, X[:, :, :1], X[:, :, :1]), ValueError, "none is broadcast"),
+        ((X, X[:, :2], X), ValueError, "none is broadcast"),
+        ((X, X[..., :2], X), ValueError, "none is broadcast"),
+        ((X[:, :, 0], X[:, :, 0], X[:, :, 0], b.LocalAttentionFromBottomRightMask(1, 1)), ValueError, "BMK goes with"),
+        ((X, X, X, torch.zeros(5, 5)), ValueError, "want [2, 3, 5, 5]"),
+        ((X, X, X, torch.zeros(1, 3, 5, 5)), ValueError, "want [2, 3, 5, 5]"),
+        ((X, X, X, b.LowerTriangularMask().add_bias(torch.zeros(5, 5))), ValueError, "want [2, 3, 5, 5]"),
+        ((X, X, X, b.BlockDiagonalMask.from_seqlens([5])), ValueError, "wants one batch"),
+        ((X[:1], X[:1], X[:1], b.BlockDiagonalMask.from_seqlens([4])), ValueError, "the segments hold 4 queries"),
+        ((X, X, X, None, 1.5), ValueError, "p=1.5 must lie in [0, 1]"),
+        ((X, X, X, "causal"), NotImplementedError, "no operator takes an attn_bias of str"),
+        ((X.int(), X.int(), X.int()), NotImplementedError, "no operator takes query torch.int32"),
+        ((X, X.int(), X.int()), NotImplementedError, "and key torch.int32"),
+    ],
+)
+def test_what_is_refused(arguments: Any, error: type[Exception], text: str) -> None:
+    with pytest.raises(error, match=re.escape(text)):
+        xops.memory_efficient_attention(*arguments)
+
+
+def test_what_is_refused_of_the_parts() -> None:
+    for f in (xops.memory_efficient_attention_forward_requires_grad, xops.memory_efficient_attention_partial):
+        with pytest.raises(NotImplementedError, match="drops weights"):
+            f(X, X, X, p=0.1)
+    out, lse = xops.memory_efficient_attention_forward_requires_grad(X, X, X)
+    for grad, seen, text in ((X[0], lse, "grad"), (X, lse[:, :1], "lse has shape"), (X, lse[..., :2], "lse has shape")):
+        with pytest.raises(ValueError, match=text):
+            xops.memory_efficient_attention_backward(grad, out, seen, X, X, X)
+
+
+def test_the_programs_of_the_page() -> None:
+    """Attention as the page on memory-efficient attention has it: blocks of a batch, and groups of heads."""
+    K = 16
+    list_x = [torch.randn([1, M, 1, K]) for M in (3, 6, 2)]
+    attn_bias, x = fmha.BlockDiagonalMask.from_tensor_list(list_x)
+    linear = torch.nn.Linear(K, K * 3)
+    q, k, v = linear(x).reshape([1, -1, 1, 3, K]).unbind(-2)
+    out = fmha.memory_efficient_attention(q, k, v, attn_bias=attn_bias)
+    list_out = attn_bias.split(out)
+    assert tuple(list_out[0].shape) == (1, 3, 1, K)
+    parts = [linear(t).reshape([1, -1, 1, 3, K]).unbind(-2) for t in list_x]
+    agree(list_out, [dense(*part) for part in parts], 1e-6)
+    B, M, K = 3, 32, 128
+    q, k, v = torch.randn([B, M, 8, K]), torch.randn([B, M, 2, K]), torch.randn([B, M, 2, K])
+    out_gqa = xops.memory_efficient_attention(
+        q.reshape([B, M, 2, 4, K]),
+        k.reshape([B, M, 2, 1, K]).expand([B, M, 2, 4, K]),
+        v.reshape([B, M, 2, 1, K]).expand([B, M, 2, 4, K]),
+    )
+    want = dense(q, *(t.repeat_interleave(4, 2) for t in (k, v))).unflatten(2, (2, 4))
+    agree(out_gqa, want, 1e-6)

@@ -1,0 +1,38 @@
+"""Every bias under the name of its old module."""
+
+from .block_diagonal import BlockDiagonalCausalFromBottomRightMask as BlockDiagonalCausalFromBottomRightMask
+from .block_diagonal import (
+    BlockDiagonalCausalLocalAttentionFromBottomRightMask as BlockDiagonalCausalLocalAttentionFromBottomRightMask,
+)
+from .block_diagonal import BlockDiagonalCausalLocalAttentionMask as BlockDiagonalCausalLocalAttentionMask
+from .block_diagonal import BlockDiagonalCausalMask as BlockDiagonalCausalMask
+from .block_diagonal import BlockDiagonalMask as BlockDiagonalMask
+from .padded import BlockDiagonalCausalLocalAttentionPaddedKeysMask as BlockDiagonalCausalLocalAttentionPaddedKeysMask
+from .padded import BlockDiagonalCausalWithOffsetGappyKeysMask as BlockDiagonalCausalWithOffsetGappyKeysMask
+from .padded import BlockDiagonalCausalWithOffsetPaddedKeysMask as BlockDiagonalCausalWithOffsetPaddedKeysMask
+from .padded import BlockDiagonalGappyKeysMask as BlockDiagonalGappyKeysMask
+from .padded import BlockDiagonalLocalAttentionPaddedKeysMask as BlockDiagonalLocalAttentionPaddedKeysMask
+from .padded import BlockDiagonalPaddedKeysMask as BlockDiagonalPaddedKeysMask
+from .paged import PagedBlockDiagonalCausalWithOffsetGappyKeysMask as PagedBlockDiagonalCausalWithOffsetGappyKeysMask
+from .paged import PagedBlockDiagonalCausalWithOffsetPaddedKeysMask as PagedBlockDiagonalCausalWithOffsetPaddedKeysMask
+from .paged import PagedBlockDiagonalGappyKeysMask as PagedBlockDiagonalGappyKeysMask
+from .paged import PagedBlockDiagonalPaddedKeysMask as PagedBlockDiagonalPaddedKeysMask
+from .seqinfo import _GappySeqInfo as _GappySeqInfo
+from .seqinfo import _PaddedSeqLenInfo as _PaddedSeqLenInfo
+from .seqinfo import _SeqLenInfo as _SeqLenInfo
+from .triangular import AttentionBias as AttentionBias
+from .triangular import LocalAttentionFromBottomRightMask as LocalAttentionFromBottomRightMask
+from .triangular import (
+    LowerTriangularFromBottomRightLocalAttentionMask as LowerTriangularFromBottomRightLocalAttentionMask,
+)
+from .triangular import LowerTriangularFromBottomRightMask as LowerTriangularFromBottomRightMask
+from .triangular import LowerTriangularMask as LowerTriangularMask
+from .triangular import LowerTriangularMaskWithTensorBias as LowerTriangularMaskWithTensorBias
+
+VARLEN_BIASES = (
+    BlockDiagonalMask,
+    BlockDiagonalGappyKeysMask,
+    BlockDiagonalPaddedKeysMask,
+    PagedBlockDiagonalPaddedKeysMask,
+    PagedBlockDiagonalGappyKeysMask,
+)

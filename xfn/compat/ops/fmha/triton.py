@@ -1,0 +1,19 @@
+"""The operator in Triton."""
+
+from .common import AttentionBwOpBase, AttentionFwOpBase
+
+
+class FwOp(AttentionFwOpBase):
+    """The value."""
+
+    NAME = "tritonF"
+    BACKENDS = ("triton",)
+    SUPPORTED_DEVICES = frozenset(("cuda",))
+
+
+class BwOp(AttentionBwOpBase):
+    """The gradient."""
+
+    NAME = "tritonB"
+    BACKENDS = ("triton",)
+    SUPPORTED_DEVICES = frozenset(("cuda",))
