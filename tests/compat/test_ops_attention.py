@@ -14,6 +14,8 @@ from xfn.compat.ops.fmha import attn_bias as b
 
 from .biases import DIAGONAL, Sample, dense, drawn, every_bias
 
+ATTEND: Any = xops.memory_efficient_attention
+BACKWARD: Any = xops.memory_efficient_attention_backward
 OPS = [*fmha.ALL_FW_OPS, *fmha.ALL_BW_OPS]
 
 
@@ -88,7 +90,7 @@ def test_one_head_goes_without_its_dim(kind: str) -> None:
     out, lse = xops.memory_efficient_attention_forward_requires_grad(q, k, v, bias, scale=0.3)
     assert lse.shape == (2, 1, 5)
     slope, x = torch.randn_like(out), tuple(t.requires_grad_() for t in (q, k, v))
-    got = xops.memory_efficient_attention_backward(slope, out, lse, *x, attn_bias=bias, scale=0.3)
+    got = BACKWARD(slope, out, lse, *x, attn_bias=bias, scale=0.3)
     agree(got, torch.autograd.grad(dense(*(t[:, :, None] for t in x), added, 0.3)[:, :, 0], x, slope))
 
 
@@ -152,11 +154,9 @@ def test_an_operator_runs_or_says_why_it_cannot(op: Any) -> None:
         assert op.supports(fmha.Inputs(*x, bias)) is not bool(why)
         if why:
             with pytest.raises(ValueError, match=re.escape(why[0].split(": ")[1])):
-                xops.memory_efficient_attention(*x, attn_bias=bias, op=pair)
+                ATTEND(*x, attn_bias=bias, op=pair)
         else:
-            agree(
-                xops.memory_efficient_attention(*x, attn_bias=bias, op=pair), xops.memory_efficient_attention(*x, bias)
-            )
+            agree(ATTEND(*x, attn_bias=bias, op=pair), xops.memory_efficient_attention(*x, bias))
     assert op.is_available() is (op.info() == "available")
     assert op.not_supported_reasons(fmha.Inputs(q, k[:, :2], v))
 
