@@ -21,6 +21,8 @@ from .fmha import memory_efficient_attention_forward as memory_efficient_attenti
 from .fmha import memory_efficient_attention_forward_requires_grad as memory_efficient_attention_forward_requires_grad
 from .fmha import memory_efficient_attention_partial as memory_efficient_attention_partial
 from .fmha import merge_attentions as merge_attentions
+from .indexing import index_select_cat as index_select_cat
+from .indexing import scaled_index_add as scaled_index_add
 from .rmsnorm import RMSNorm as RMSNorm
 from .rmsnorm import rms_norm as rms_norm
 from .rmsnorm import rms_norm_add as rms_norm_add
@@ -34,5 +36,16 @@ from .swiglu_op import SwiGLUOpDispatch as SwiGLUOpDispatch
 from .swiglu_op import SwiGLUPackedFusedOp as SwiGLUPackedFusedOp
 from .swiglu_op import swiglu as swiglu
 from .swiglu_op import swiglu_packed as swiglu_packed
+from .tiled_matmul import masked_matmul as masked_matmul
+from .tiled_matmul import tiled_matmul as tiled_matmul
+from .tiled_matmul import tiled_matmul_out as tiled_matmul_out
+from .tree_attention import TreeAttnMetadata as TreeAttnMetadata
+from .tree_attention import construct_full_tree_choices as construct_full_tree_choices
+from .tree_attention import construct_tree_choices as construct_tree_choices
+from .tree_attention import get_full_tree_size as get_full_tree_size
+from .tree_attention import tree_attention as tree_attention
+from .unbind import get_stack_strides as get_stack_strides
+from .unbind import stack_or_none as stack_or_none
+from .unbind import unbind as unbind
 
 AttentionMask = AttentionBias

@@ -124,6 +124,7 @@ class AttentionOpBase:
     BACKENDS: ClassVar[tuple[str, ...]] = ATTENTION.backends
     SUPPORTED_DEVICES: ClassVar[frozenset[str]] = frozenset(("cpu", "cuda"))
     SUPPORTED_DTYPES: ClassVar[frozenset[torch.dtype]] = frozenset(FLOATS)
+    SUPPORTED_ATTN_BIAS_TYPES: ClassVar[tuple[Any, ...]] = (type(None), Tensor, AttentionBias)
     SUPPORTS_DROPOUT: ClassVar[bool] = True
     SUPPORTS_CUSTOM_SCALE: ClassVar[bool] = True
     SUPPORTS_DIFFERENT_VALUE_EMBED: ClassVar[bool] = True
