@@ -52,6 +52,24 @@ def test_transforms_are_those_of_dense_attention(sample: Sample) -> None:
     agree(func.jvp(ours, x, t), func.jvp(theirs, x, t))
 
 
+def test_a_bias_is_the_same_in_every_layer_and_mode() -> None:
+    """What is kept of a bias from inference has a gradient later, and goes into a compiled graph."""
+    bias = b.BlockDiagonalMask.from_seqlens([2, 3]).make_causal()
+    q, k, v = torch.randn(3, 1, 5, 2, 4, dtype=torch.float64)
+    with torch.inference_mode():
+        first = xops.memory_efficient_attention(q, k, v, bias)
+    x = tuple(t.requires_grad_() for t in (q, k, v))
+    want = dense(*x, bias.materialize((5, 5), torch.float64))
+    paged = b.PagedBlockDiagonalPaddedKeysMask.from_seqlens([2, 3], [3, 2], torch.tensor([[0, 1], [2, 0]]), 2)
+    for attend in (ATTEND, torch.compile(ATTEND, backend="aot_eager", fullgraph=True)):
+        got = attend(*x, bias)
+        agree((got, first), (want, want))
+        slope = torch.randn_like(got)
+        agree(torch.autograd.grad(got, x, slope), torch.autograd.grad(want, x, slope, retain_graph=True))
+        q, k, v = (torch.cat([t, t[:, :1]], 1).detach() for t in x)
+        agree(attend(q[:, :5], k, v, paged), dense(q[:, :5], k, v, paged.materialize((5, 6), torch.float64)))
+
+
 @every_bias
 def test_groups_of_heads_are_heads(sample: Sample) -> None:
     """BMGHK, with the keys of a group expanded, and BMHK with one for all; gradients reach what was expanded."""
@@ -73,7 +91,10 @@ def test_groups_of_heads_are_heads(sample: Sample) -> None:
     theirs = func.grad(
         summed(lambda q, k, v: dense(q.flatten(2, 3), k.flatten(2, 3), v.flatten(2, 3), added)), (0, 1, 2)
     )
-    agree(ours(q, *wide), theirs(q, *wide))
+    wanted = theirs(q, *wide)
+    agree(ours(q, *wide), wanted)
+    out, lse = xops.memory_efficient_attention_forward_requires_grad(q, *wide, held)
+    agree(xops.memory_efficient_attention_backward(2 * out, out, lse, q, *wide, held), wanted)
     if sample.bias is held:
         k, v = k[:, :, :1, 0].expand(-1, -1, 2, -1), v[:, :, :1, 0].expand(-1, -1, 2, -1)
         agree(xops.memory_efficient_attention(q[:, :, 0], k, v, held), dense(q[:, :, 0], k, v, added))
@@ -128,6 +149,9 @@ def test_dropout_is_drawn_from_torchs_generator(p: float) -> None:
     assert torch.equal(one, other) is (p == 1)
     assert abs(one.mean().item() - (p < 1)) < 0.05
     assert torch.autograd.grad(one.sum(), q)[0].isfinite().all()
+    dropped = func.vmap(lambda q: xops.memory_efficient_attention(q, k, v, p=p), randomness="different")
+    first, second = dropped(torch.stack([q, q]))
+    assert torch.equal(first, second) is (p == 1)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

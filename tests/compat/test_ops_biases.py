@@ -9,6 +9,7 @@ import torch
 
 from tests.cases import agree
 from xfn.compat.ops.fmha import attn_bias as b
+from xfn.compat.ops.fmha import memory_efficient_attention as attend
 from xfn.compat.ops.fmha.attn_bias import AttentionBias
 
 from .biases import DIAGONAL, EXAMPLES, TABLES, Sample, every_bias
@@ -79,10 +80,13 @@ def test_lists_are_packed_and_split(of: type[b.BlockDiagonalMask]) -> None:
 def test_lengths_are_refilled_in_place() -> None:
     bias = b.BlockDiagonalCausalWithOffsetPaddedKeysMask.from_seqlens([2, 2], 5, [4, 3])
     where = bias.k_seqinfo.seqlen, bias.q_seqinfo.seqstart
+    q, k = torch.randn(1, 4, 1, 4), torch.randn(1, 10, 1, 4)
+    agree(attend(q, k, k, bias), attend(q, k, k, bias.to("cpu")), 0)
     bias.k_seqinfo.from_seqlens_padded_inplace([2, 4])
     bias.q_seqinfo.from_seqlens_inplace([1, 2])
     fresh = b.BlockDiagonalCausalWithOffsetPaddedKeysMask.from_seqlens([1, 2], 5, [2, 4])
     assert torch.equal(bias.materialize((3, 10)), fresh.materialize((3, 10)))
+    agree(attend(q[:, :3], k, k, bias), attend(q[:, :3], k, k, fresh), 0)
     assert where[0].tolist() == [2, 4]
     assert where[1].tolist() == [0, 1, 3]
     for refill, lengths in (

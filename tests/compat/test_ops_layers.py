@@ -204,7 +204,7 @@ def test_what_is_refused() -> None:
         ((x.expand(2, -1, -1, -1), x, x, cache, cache, PADDED), {}, "are .1, M, heads, K. or"),
         ((x[:, :2], x, x, cache, cache, PADDED), {}, "contradict each other"),
         ((x, x[..., :1, :], x, cache, cache, PADDED), {}, "contradict each other"),
-        ((x, x, x, cache[:, :9], cache[:, :9], PADDED), {}, "a key goes to place 12"),
+        ((x, x, x, cache[:, :9], cache[:, :9], PADDED), {}, "places up to 13"),
         ((x, x, x, cache, cache, late), {}, "has 2 keys, which do not hold"),
         ((x, x, x, cache, cache, PADDED), {"internal_dtype": "f16"}, "internal_dtype='f16' is none of"),
         ((x, x, x, cache, cache, PADDED), {"out_q": x[:, :1]}, "out_q is"),

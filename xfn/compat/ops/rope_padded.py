@@ -168,16 +168,15 @@ def _placed(
     store = attn_bias.places().cpu() if isinstance(attn_bias, Paged) else None
     for n, (start, stop) in zip(attn_bias.q_seqinfo.lengths, attn_bias.k_seqinfo.intervals(), strict=True):
         L = stop - start
+        if store is None and stop > cache_k.shape[1]:
+            raise ShapeError(f"keys are at places up to {stop}, but the caches have {cache_k.shape[1]}")
         if n > L:
             raise ValueError(f"a sequence has {L} keys, which do not hold those of its {n} queries")
         places.append(torch.arange(stop - n, stop) if store is None else store[at + L - n : at + L])
         positions.append(torch.arange(L - n, L))
         at += L
-    where = torch.cat(places)
-    if len(where) and int(where.max()) >= cache_k.shape[1]:
-        raise ShapeError(f"a key goes to place {int(where.max())}, but the caches have {cache_k.shape[1]}")
     found = torch.cat(positions).to(xq.device)
     if first_seqpos is not None:
         counts = torch.tensor(attn_bias.q_seqinfo.lengths, device=first_seqpos.device)
-        found = found + first_seqpos.repeat_interleave(counts).to(xq.device)
-    return where.to(xq.device), found if seqpos is None else seqpos.to(xq.device)
+        found = found + first_seqpos.repeat_interleave(counts, output_size=M).to(xq.device)
+    return torch.cat(places).to(xq.device), found if seqpos is None else seqpos.to(xq.device)

@@ -35,6 +35,18 @@ class Varlen(AttentionBias):
     def as_bias(self, M: int, N: int) -> Bias:
         return self.within(bias.segments(self.q_seqinfo.lengths, self.k_seqinfo.lengths))
 
+    def kept(self, M: int, N: int) -> Bias:
+        made_of = (M, N, *self.q_seqinfo.lengths, *self.k_seqinfo.intervals())
+        found = self.__dict__.get("_kept")
+        if found is None or found[0] != made_of:
+            with torch.inference_mode(False):  # what is made in that mode can be saved for no backward
+                made = self.as_bias(M, N)
+                lo, hi, *rest = made.resolve(M, N, torch.device("cpu"))
+            if lo is None or hi is None or rest != [None, None]:
+                return made
+            found = self.__dict__["_kept"] = made_of, bias.span(lo, hi)
+        return found[1]
+
     def to(self, device: torch.device | str) -> Self:
         queries = self.q_seqinfo.to(device)
         keys = queries if self.k_seqinfo is self.q_seqinfo else self.k_seqinfo.to(device)

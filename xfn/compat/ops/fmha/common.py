@@ -78,7 +78,7 @@ class Inputs:
             k, v = k[..., :1, :], v[..., :1, :]
         wide = q.dtype if self.output_dtype is None else torch.promote_types(self.output_dtype, q.dtype)
         q, k, v = ((t.unsqueeze(2) if t.dim() == 3 else t.flatten(2, -2)).to(wide) for t in (q, k, v))
-        return (q, *(self.attn_bias.keys(t) if isinstance(self.attn_bias, AttentionBias) else t for t in (k, v)))  # type: ignore[return-value]
+        return (q, *self.attn_bias.keys(k, v)) if isinstance(self.attn_bias, AttentionBias) else (q, k, v)
 
     def bias(self, M: int, N: int) -> Bias | None:
         """The bias of M queries and of N keys that it speaks of."""
@@ -90,7 +90,7 @@ class Inputs:
         if isinstance(bias, LowerTriangularMaskWithTensorBias):
             return type(bias)(self._per_head(bias.tensor)).as_bias(M, N)
         if isinstance(bias, AttentionBias):
-            return bias.as_bias(M, N)
+            return bias.kept(M, N) if self.query.is_cpu and plain((self.query,)) else bias.as_bias(M, N)
         raise NotImplementedError(f"no operator takes an attn_bias of {type(bias).__name__}")
 
     def _per_head(self, bias: Tensor) -> Tensor:

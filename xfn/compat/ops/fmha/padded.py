@@ -163,7 +163,7 @@ class BlockDiagonalGappyKeysMask(Slotted):
         bounds = super().as_bias(M, sum(keys)).resolve(M, sum(keys))
         packed = _SeqLenInfo.from_seqlens(keys).seqstart_py
         moved = [start - at for start, at in zip(self.k_seqinfo.seqstart_py, packed, strict=True)][:-1]
-        shift = torch.tensor(moved).repeat_interleave(torch.tensor(queries))
+        shift = torch.tensor(moved).repeat_interleave(torch.tensor(queries), output_size=sum(queries))
         if self.k_seqinfo.seqstart_py[-1] != N:
             raise ValueError(f"the keys end at {self.k_seqinfo.seqstart_py[-1]}, but there are {N}")
         assert bounds.lo is not None

@@ -31,15 +31,17 @@ class Paged(Varlen):
 
     def places(self) -> Tensor:
         """Where each key in use is in the store, block by block."""
-        lengths, table = torch.tensor(self.k_seqinfo.lengths), self.block_tables
-        owner = torch.arange(len(lengths)).repeat_interleave(lengths)
+        used, table = self.k_seqinfo.lengths, self.block_tables
+        lengths = torch.tensor(used)
+        owner = torch.arange(len(used)).repeat_interleave(lengths, output_size=sum(used))
         moved = torch.tensor(self.firsts) - (lengths.cumsum(0) - lengths)
         j = (torch.arange(len(owner)) + moved[owner]).to(table.device)
         pages = table[owner.to(table.device), j // self.page_size].long()
         return pages * self.page_size + j % self.page_size
 
-    def keys(self, x: Tensor) -> Tensor:
-        return x.index_select(1, self.places().to(x.device))
+    def keys(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        places = self.places().to(k.device)
+        return k.index_select(1, places), v.index_select(1, places)
 
     def materialize(
         self, shape: Sequence[int], dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"

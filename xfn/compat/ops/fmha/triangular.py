@@ -32,9 +32,13 @@ class AttentionBias:
             raise NotImplementedError(f"{type(self).__name__} has neither materialize nor as_bias")
         return bias.dense(self.materialize((M, N)))
 
-    def keys(self, x: Tensor) -> Tensor:
-        """Those of the keys or values ``[B, N, ...]`` that ``as_bias`` speaks of: all of them."""
-        return x
+    def kept(self, M: int, N: int) -> Bias:
+        """As ``as_bias``, on a CPU, made once where many layers are given the same."""
+        return self.as_bias(M, N)
+
+    def keys(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Those of the keys and values ``[B, N, ...]`` that ``as_bias`` speaks of: all of them."""
+        return k, v
 
     def materialize(
         self, shape: Sequence[int], dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
