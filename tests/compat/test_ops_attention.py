@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, func
 
+from benchmarks.measure import peak_bytes
 from tests.cases import agree
 from xfn.compat import ops as xops
 from xfn.compat.ops import fmha
@@ -243,6 +244,19 @@ def test_what_is_refused_of_the_parts() -> None:
     for grad, seen, text in ((X[0], lse, "grad"), (X, lse[:, :1], "lse has shape"), (X, lse[..., :2], "lse has shape")):
         with pytest.raises(ValueError, match=text):
             xops.memory_efficient_attention_backward(grad, out, seen, X, X, X)
+
+
+@pytest.mark.parametrize("kind", ["causal", "blocks", "padded"])
+def test_memory_is_as_long_as_the_inputs(kind: str) -> None:
+    half = [1024, 1024]
+    bias = {
+        "causal": b.LowerTriangularMask(),
+        "blocks": b.BlockDiagonalMask.from_seqlens(half).make_causal(),
+        "padded": b.BlockDiagonalCausalWithOffsetPaddedKeysMask.from_seqlens(half, 1024, [1024, 1000]),
+    }[kind]
+    q, k, v = (t.requires_grad_() for t in torch.randn(3, 1, 2048, 1, 16))
+    peak = peak_bytes(lambda: torch.autograd.grad(xops.memory_efficient_attention(q, k, v, bias).sum(), (q, k, v)))
+    assert 0 < peak < 2048**2
 
 
 def test_the_programs_of_the_page() -> None:

@@ -24,7 +24,7 @@ from .attn_bias import VARLEN_BIASES, AttentionBias, LowerTriangularMask, LowerT
 
 @dataclass(eq=False)
 class Inputs:
-    """The arguments of an attention, as they were given."""
+    """The arguments of an attention, as they were given; ``is_partial`` changes nothing."""
 
     query: Tensor
     key: Tensor
@@ -34,14 +34,6 @@ class Inputs:
     scale: float | None = None
     output_dtype: torch.dtype | None = None
     is_partial: bool = False
-
-    @property
-    def device(self) -> torch.device:
-        return self.query.device
-
-    @property
-    def scale_float(self) -> float:
-        return float(self.query.shape[-1] ** -0.5 if self.scale is None else self.scale)
 
     def validate_inputs(self) -> None:
         """What is wrong whichever operator is to run."""
@@ -76,9 +68,11 @@ class Inputs:
             raise NotImplementedError(f"no operator takes query {q.dtype} and key {k.dtype}: there are {known}")
         if all(t.dim() > 3 and t.shape[-2] > 1 and t.stride(-2) == 0 and _idle(t) for t in (k, v)):
             k, v = k[..., :1, :], v[..., :1, :]
+        if isinstance(self.attn_bias, AttentionBias):
+            k, v = self.attn_bias.keys(k, v)
         wide = q.dtype if self.output_dtype is None else torch.promote_types(self.output_dtype, q.dtype)
         q, k, v = ((t.unsqueeze(2) if t.dim() == 3 else t.flatten(2, -2)).to(wide) for t in (q, k, v))
-        return (q, *self.attn_bias.keys(k, v)) if isinstance(self.attn_bias, AttentionBias) else (q, k, v)
+        return q, k, v
 
     def bias(self, M: int, N: int) -> Bias | None:
         """The bias of M queries and of N keys that it speaks of."""

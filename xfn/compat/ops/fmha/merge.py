@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -98,7 +98,7 @@ def memory_efficient_attention_partial_autograd(
     )
 
 
-def merge_attentions_autograd(*partials: Partial, output_dtype: Any = None) -> Tensor:
+def merge_attentions_autograd(*partials: Partial, output_dtype: torch.dtype | None = None) -> Tensor:
     """The attention to the keys of all parts.
 
     Args:
