@@ -16,6 +16,7 @@ from xfn.factory import Encoder, Model, Patch, Simplicial
 from xfn.ops.residual import deepnorm_coefficients
 from xfn.parts.attention.dot_product import DotProduct
 from xfn.parts.feedforward.mlp import MLP
+from xfn.parts.feedforward.moe import MixtureOfExperts
 from xfn.parts.position.learned import Learned
 from xfn.parts.position.none import None_
 from xfn.parts.position.rotary import Rotary
@@ -284,6 +285,12 @@ REFUSED = {
     "Rotary turns an even number of features, but width=3 of a head's 3": Encoder(xfn.Dims(3), position=Rotary()),
     "tokens are no image: an encoder has Dims.vocab or a patch, not both": Encoder(WORDS, patch=Patch(2, channels=3)),
     "the first stage needs the channels of its images: write Patch(…, channels=3)": Encoder(DIMS, patch=Patch(2)),
+    "Patch.channels=3, but the stage before has Dims.model=8: leave them out": [
+        Encoder(DIMS), Encoder(DIMS, patch=Patch(2, channels=3))
+    ],
+    "the encoder of a Transformer predicts nothing: write Transformer(…, tie_embeddings=True)": xfn.Transformer(
+        Encoder(WORDS, tie_embeddings=True), xfn.Decoder(WORDS)
+    ),
     "simplicial features come behind the last layer, so the last stage alone can have them": [
         Encoder(DIMS, simplicial=Simplicial(2)), Encoder(DIMS)
     ],
@@ -310,6 +317,13 @@ def test_the_impossible_is_refused_in_a_sentence(says: str) -> None:
     with pytest.raises((TypeError, ValueError)) as caught:
         xfn.build(REFUSED[says])
     assert str(caught.value) == says
+
+
+def test_no_examples_have_no_loss() -> None:
+    model, params = made(Encoder(WORDS, 2, feedforward=MixtureOfExperts(experts=2)))
+    logits, aux = model.apply(params, TOKENS[:0])
+    assert logits.shape == (0, 5, 11)
+    assert aux == {"load_balance": 0}
 
 
 @pytest.mark.parametrize(

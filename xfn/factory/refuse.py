@@ -16,7 +16,7 @@ def refuse(encoder: Sequence[Stage], decoder: Sequence[Stage], tied: bool) -> No
             _position(stage, first=i == 0)
             _attention(stage)
             _ends(stage, last=i == len(group) - 1)
-            _patch(stage, first=i == 0)
+            _patch(stage, group[i - 1].dims.model if i else None)
             if isinstance(stage, Encoder) and stage.reversible:
                 _reversible(stage)
         _tied(group)
@@ -28,15 +28,29 @@ def refuse(encoder: Sequence[Stage], decoder: Sequence[Stage], tied: bool) -> No
         _across(encoder, decoder, tied)
 
 
-def _attention(stage: Stage) -> None:
-    takes, name = honours(stage.attention), _name(stage.attention)
-    if stage.causal and not takes & {"bias", "causal"}:
+def refuse_attention(part: Any, causal: bool, position: Any) -> None:
+    """Raise where an attention would have to be causal, or to have its queries and keys turned, and cannot."""
+    takes, name = honours(part), _name(part)
+    if causal and not takes & {"bias", "causal"}:
         raise TypeError(f"{name}.apply takes no bias, so it cannot be causal")
-    if stage.causal and "grid" in honours(stage.feedforward):
-        raise TypeError(f"{_name(stage.feedforward)}.apply sees a grid, so it cannot be causal")
-    position = stage.position
     if position is not None and "q" in honours(position) and "q" not in takes:
         raise TypeError(f"{name}.apply takes no q and k, so {_name(position)} has nothing to turn")
+
+
+def refuse_context(part: Any, model: int, width: int) -> None:
+    """Raise where an attention of width ``model`` cannot look at another sequence of ``width``."""
+    takes, name = honours(part), _name(part)
+    if not takes & {"k", "context"}:
+        raise TypeError(f"{name}.apply takes no context, so it cannot look at another sequence")
+    if "k" not in takes and width != model:
+        raise ValueError(f"{name}.apply takes contexts of its own width {model}, but one of {width} comes")
+
+
+def _attention(stage: Stage) -> None:
+    position = stage.position
+    refuse_attention(stage.attention, stage.causal, position)
+    if stage.causal and "grid" in honours(stage.feedforward):
+        raise TypeError(f"{_name(stage.feedforward)}.apply sees a grid, so it cannot be causal")
     for part in (stage.attention, stage.feedforward):
         if "grid" in honours(part) and getattr(position, "token", False):
             raise TypeError(f"{_name(part)}.apply sees a grid, which has no place for the token of {_name(position)}")
@@ -48,12 +62,17 @@ def _position(stage: Stage, first: bool) -> None:
         raise TypeError(f"{_name(stage.position)}.apply takes tokens, which come to the first stage alone")
 
 
-def _patch(stage: Stage, first: bool) -> None:
-    if not isinstance(stage, Encoder) or stage.patch is None or not first:
+def _patch(stage: Stage, before: int | None) -> None:
+    if not isinstance(stage, Encoder) or stage.patch is None:
+        return
+    channels = stage.patch.channels
+    if before is not None:
+        if channels not in (None, before):
+            raise ValueError(f"Patch.channels={channels}, but the stage before has Dims.model={before}: leave them out")
         return
     if stage.dims.vocab:
         raise ValueError("tokens are no image: an encoder has Dims.vocab or a patch, not both")
-    if stage.patch.channels is None:
+    if channels is None:
         raise ValueError("the first stage needs the channels of its images: write Patch(…, channels=3)")
 
 
@@ -84,16 +103,11 @@ def _tied(group: Sequence[Stage]) -> None:
 
 
 def _across(encoder: Sequence[Stage], decoder: Sequence[Stage], tied: bool) -> None:
-    width = encoder[-1].dims.model
+    if any(stage.tie_embeddings for stage in encoder):
+        raise ValueError("the encoder of a Transformer predicts nothing: write Transformer(…, tie_embeddings=True)")
     for stage in decoder:
         assert isinstance(stage, Decoder)
-        takes, name = honours(stage.cross), _name(stage.cross)
-        if not takes & {"k", "context"}:
-            raise TypeError(f"{name}.apply takes no context, so it cannot look at another sequence")
-        if "k" not in takes and width != stage.dims.model:
-            raise ValueError(
-                f"{name}.apply takes contexts of its own width {stage.dims.model}, but one of {width} comes"
-            )
+        refuse_context(stage.cross, stage.dims.model, encoder[-1].dims.model)
     sizes = [(stage.dims.vocab, stage.dims.model) for stage in (encoder[0], decoder[0], decoder[-1])]
     if tied and (sizes[0][0] is None or len(set(sizes)) > 1):
         raise ValueError(f"one table cannot embed source and target and predict: their (vocab, model) are {sizes}")

@@ -165,9 +165,10 @@ class FeedForward(Sublayer):
 
 
 def gather(losses: Losses, found: Mapping[str, Tensor]) -> None:
-    """Add up losses by their names: of a layer, the mean over examples."""
+    """Add up losses by their names: of a layer, the mean over examples, and nothing where there are none."""
     for name, loss in found.items():
-        losses[name] = losses[name] + loss.mean() if name in losses else loss.mean()
+        mean = loss.mean() if loss.numel() else loss.sum()
+        losses[name] = losses[name] + mean if name in losses else mean
 
 
 def same_for_all(bias: Bias) -> Bias:
