@@ -19,8 +19,11 @@ from xfn._core.params import leaves, tree
 from xfn.factory import Patch
 from xfn.nn import Module
 from xfn.parts.attention.dot_product import DotProduct
+from xfn.parts.attention.linformer import Linformer
+from xfn.parts.attention.pooling import Pooling
 from xfn.parts.feedforward.mlp import MLP
 from xfn.parts.position.rotary import Rotary
+from xfn.parts.position.sine import Sine
 
 DIMS = xfn.Dims(model=8, heads=2, length=6, vocab=11)
 TOKENS = torch.tensor([[3, 1, 4, 1, 5], [9, 2, 6, 5, 3]])
@@ -213,6 +216,25 @@ def test_what_is_no_number_is_a_buffer() -> None:
     made = Module((init, lambda params, x: x[..., params["order"]] * params["scale"]))
     assert [name for name, _ in made.named_buffers()] == ["order"]
     assert made(torch.arange(3.0)).tolist() == [2, 0, 1]
+
+
+def test_heads_refuse_what_their_attention_cannot_do() -> None:
+    for says, options in {
+        "Pooling.apply takes no bias, so it cannot be causal": {"attention": Pooling(), "causal": True},
+        "Linformer.apply takes no bias, so it cannot be causal": {"attention": Linformer(2), "causal": True},
+        "Pooling.apply takes no q and k, so Rotary has nothing to turn": {
+            "attention": Pooling(), "position": Rotary()
+        },
+        "Pooling.apply takes no context, so it cannot look at another sequence": {"attention": Pooling(), "context": 8},
+        "Sine.apply turns no q and k, so it has no place within heads": {"position": Sine()},
+    }.items():  # fmt: skip
+        with pytest.raises(TypeError) as caught:
+            nn.MultiHead(8, 2, length=6, **options)
+        assert str(caught.value) == says
+    with pytest.raises(TypeError, match=r"was made for no context: write MultiHead\(…, context=width\)"):
+        nn.MultiHead(8, 2)(x(), x())
+    with pytest.raises(TypeError, match=r"was made for a context: pass one"):
+        nn.MultiHead(8, 2, context=8)(x())
 
 
 def test_a_vision_transformer_takes_images() -> None:

@@ -10,8 +10,10 @@ from .. import random
 from .._core.dims import Dims
 from ..bias import Bias
 from ..factory.build import Model
+from ..factory.refuse import refuse_attention, refuse_context
 from ..factory.sublayer import Attention, Given
 from ..ops.reversible import reversible
+from ..parts import honours
 
 
 def bare(f: Callable[..., Any], **options: Any) -> Model:
@@ -33,6 +35,11 @@ class Heads:
     """An attention with its projections, which :func:`xfn.nn.MultiHead` holds."""
 
     def __init__(self, dims: Dims, attention: Any, causal: bool, p: float, position: Any, context: int | None) -> None:
+        refuse_attention(attention, causal, position)
+        if position is not None and "q" not in honours(position):
+            raise TypeError(f"{type(position).__name__}.apply turns no q and k, so it has no place within heads")
+        if context is not None:
+            refuse_context(attention, dims.model, context)
         self.inner = Attention(
             "attention", attention, None, dims, None, 1.0, causal=causal, p=p, position=position, context=context
         )
@@ -44,6 +51,9 @@ class Heads:
         self, params: Any, x: Tensor, context: Tensor | None = None, *, bias: Bias | Tensor | None = None,
         key: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
+        if (context is None) != (self.inner.context is None):
+            wanted = "no context: write MultiHead(…, context=width)" if context is not None else "a context: pass one"
+            raise TypeError(f"MultiHead was made for {wanted}")
         own = Bias.of(bias)
         return self.inner.run(params, x, Given(own, None, {}, context, own), {}, key)
 
