@@ -10,6 +10,7 @@ from torch import Tensor
 import xfn
 from xfn.factory import Encoder, Level, Patch, Simplicial, hierarchical
 from xfn.parts import catalogue
+from xfn.parts.attention.blocksparse import Blocksparse
 from xfn.parts.attention.dot_product import DotProduct
 from xfn.parts.feedforward.mlp import MLP
 from xfn.parts.position.learned import Learned
@@ -93,6 +94,13 @@ WRONG: dict[str, tuple[type[Exception], Any]] = {
     ),
     "attention is 'dot_product', but must be a dict": (TypeError, D | {"attention": "dot_product"}),
     f"attention needs a name, one of {sorted(catalogue('attention'))}": (TypeError, D | {"attention": {"p": 0.1}}),
+    f"no part is called ['mlp']; there are {sorted(catalogue('feedforward'))}": (
+        KeyError, D | {"feedforward": {"name": ["mlp"]}}
+    ),
+    "MLP.bias is 'no', but must be True or False": (TypeError, D | {"feedforward": {"name": "mlp", "bias": "no"}}),
+    "Favor.features is 8.5, but must be an integer or None": (
+        TypeError, D | {"attention": {"name": "favor", "features": 8.5}}
+    ),
     "a config is 3, but must be a dict": (TypeError, 3),
 }  # fmt: skip
 
@@ -122,8 +130,8 @@ def test_what_json_cannot_hold_is_refused() -> None:
 
     with pytest.raises(TypeError, match=r"Mine is not in xfn\.parts\.attention, so it has no name in JSON"):
         xfn.to_dict(Encoder(xfn.Dims(8), attention=Mine()))
-    with pytest.raises(TypeError, match=r"DotProduct\.scale is .*, which JSON cannot hold"):
-        xfn.to_dict(Encoder(xfn.Dims(8), attention=DotProduct(scale=1j)))
+    with pytest.raises(TypeError, match=r"Blocksparse\.numbers\['window'\] is 3j, which JSON cannot hold"):
+        xfn.to_dict(Encoder(xfn.Dims(8), attention=Blocksparse(numbers={"window": 3j})))
 
 
 def test_a_pyramid_follows_from_its_image() -> None:

@@ -1,6 +1,7 @@
 """Every part × every field changed × every way to call it: what the names of its arguments promise, it keeps."""
 
 import json
+import math
 import re
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, get_type_hints
@@ -57,6 +58,15 @@ def test_the_laws_change_every_number_and_choice(kind: type[Any]) -> None:
     changed = {f.name for part in variants(kind) for f in fields(kind) if getattr(part, f.name) != f.default}
     hints = get_type_hints(kind)
     assert changed >= {f.name for f in fields(kind) if changes(hints[f.name], f.default)}
+
+
+@pytest.mark.parametrize("kind", kinds(), ids=lambda kind: kind.__name__)
+def test_a_field_of_another_kind_is_refused(kind: type[Any]) -> None:
+    wrong: dict[Any, list[Any]] = {bool: [1, None], int: [1.5, True], float: [math.nan, True], str: [3]}
+    for name, hint in get_type_hints(kind).items():
+        for value in (object(), *wrong.get(hint, [])):
+            with pytest.raises(TypeError, match=rf"^{kind.__name__}\.{name} is .*, but must be "):
+                kind(**{name: value})
 
 
 @every_part

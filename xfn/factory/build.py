@@ -83,7 +83,7 @@ def structure(config: Config) -> Stack | Both:
 
 def stages(config: Stage | Sequence[Stage]) -> Sequence[Stage]:
     """One stage or several, as several."""
-    found = (config,) if isinstance(config, Encoder | Decoder) else tuple(config)
+    found = (config,) if not isinstance(config, list | tuple) else tuple(config)
     if not found or not all(isinstance(stage, Encoder | Decoder) for stage in found):
         raise TypeError(f"a model is an Encoder, a Decoder, a Transformer, or a list of stages, but got {config!r}")
     return found

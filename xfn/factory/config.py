@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .._core.dims import Dims
+from .._core.fields import check_fields
 from .._core.kinds import check_probability
 from ..parts.attention.dot_product import DotProduct
 from ..parts.feedforward.mlp import MLP
@@ -33,12 +34,11 @@ class Patch:
     channels: int | None = None
 
     def __post_init__(self) -> None:
-        for name, least in (("kernel", 1), ("stride", 1), ("padding", 0)):
-            value = getattr(self, name)
-            if value is not None and not (
-                (value if isinstance(value, int) else min(value)) >= least and len(_pair(value)) == 2
-            ):
-                raise ValueError(f"Patch.{name}={value!r} must be one or two integers from {least} on")
+        _settle(self, "kernel", "stride", "padding")
+        check_fields(self)
+        for name, least in (("kernel", 1), ("stride", 1), ("padding", 0), ("channels", 1)):
+            if (value := getattr(self, name)) is not None and min(_pair(value)) < least:
+                raise ValueError(f"Patch.{name} is {value!r}, but must be at least {least}")
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """How many patches an image has, down and across."""
@@ -60,6 +60,11 @@ class Simplicial:
 
     L: int
     temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.L < 1 or self.temperature <= 0:
+            raise ValueError(f"Simplicial.L={self.L} must be at least 1, temperature={self.temperature} above 0")
 
 
 @dataclass(frozen=True)
@@ -138,9 +143,8 @@ class Transformer:
     tie_embeddings: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("encoder", "decoder"):
-            if isinstance(value := getattr(self, name), list):
-                object.__setattr__(self, name, tuple(value))
+        _settle(self, "encoder", "decoder")
+        check_fields(self)
 
 
 Stage = Encoder | Decoder
@@ -149,19 +153,24 @@ Config = Stage | Transformer | Sequence[Stage]
 
 def _check(config: Stage) -> None:
     name = type(config).__name__
-    if not isinstance(config.dims, Dims):
-        raise TypeError(f"{name}.dims is {config.dims!r}, but must be Dims(model=…)")
-    if not isinstance(config.layers, int) or isinstance(config.layers, bool) or config.layers < 1:
-        raise ValueError(f"{name}.layers is {config.layers!r}, but must be a positive integer")
-    for flag in ("causal", "reversible", "tie_embeddings"):
-        if not isinstance(getattr(config, flag, False), bool):
-            raise TypeError(f"{name}.{flag} is {getattr(config, flag)!r}, but must be True or False")
+    check_fields(config)
+    if config.layers < 1:
+        raise ValueError(f"{name}.layers is {config.layers!r}, but must be at least 1")
     for part in ("attention", "cross", "feedforward", "position", "residual"):
         value = getattr(config, part, None)
-        if isinstance(value, type) or (value is not None and not (hasattr(value, "init") and hasattr(value, "apply"))):
+        if value is None and part in ("cross", "position"):
+            continue
+        if isinstance(value, type) or not (hasattr(value, "init") and hasattr(value, "apply")):
             raise TypeError(f"{name}.{part} is {value!r}, but must be a part, with init and apply")
     check_probability(config.p)
     check_scheme(config.weights)
+
+
+def _settle(config: Any, *names: str) -> None:
+    """Lists as tuples."""
+    for name in names:
+        if isinstance(value := getattr(config, name), list):
+            object.__setattr__(config, name, tuple(value))
 
 
 def _pair(value: Pair) -> tuple[int, int]:

@@ -107,7 +107,7 @@ def _config(data: Any, wanted: str) -> Any:
     """A config of the kind that is wanted, or of that which data names."""
     _check_mapping(wanted or "a config", data)
     name = data.get("name", wanted or ("transformer" if {"encoder", "decoder"} & set(data) else "encoder"))
-    if name not in CONFIGS or name != (wanted or name):
+    if not isinstance(name, str) or name not in CONFIGS or name != (wanted or name):
         raise KeyError(f"no config is called {name!r}; there are {[wanted] if wanted else sorted(CONFIGS)}")
     given = {n: _read(n, v) for n, v in data.items() if n != "name"}
     return _made(name, CONFIGS[name], given)
@@ -135,7 +135,7 @@ def _named(field: str, data: Any) -> Any:
     _check_mapping(field, data)
     if "name" not in data:
         raise TypeError(f"{field} needs a name, one of {sorted(known)}")
-    if (name := data["name"]) not in known:
+    if not isinstance(name := data["name"], str) or name not in known:
         raise KeyError(f"no part is called {name!r}; there are {sorted(known)}")
     return _made(name, known[name], {n: _frozen(v) for n, v in data.items() if n != "name"})
 

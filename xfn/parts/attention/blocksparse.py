@@ -11,6 +11,7 @@ from ... import layout as layouts
 from ... import random
 from ..._core.constants import constant
 from ..._core.dims import Dims
+from ..._core.fields import check_fields
 from ..._core.kinds import check_probability
 from ...bias import Bias
 from ...layout import Layout
@@ -50,6 +51,7 @@ class Blocksparse:
     scale: float | None = None
 
     def __post_init__(self) -> None:
+        check_fields(self)
         check_probability(self.p)
         check_block(self.block)
         settle(self, "layout")

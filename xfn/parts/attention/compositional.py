@@ -20,6 +20,7 @@ from torch import Tensor
 from ... import random
 from ..._core.dims import Dims
 from ..._core.errors import ShapeError
+from ..._core.fields import check_fields
 from ..._core.kinds import check_probability, wide
 from ..._core.params import taken
 from ..._core.shapes import Signature
@@ -70,6 +71,7 @@ class Compositional:
     p: float = 0.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         check_probability(self.p)
         if self.score not in SCORES:
             raise ValueError(f"score={self.score!r} is none of {', '.join(map(repr, SCORES))}")

@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from ..._core.dims import Dims
+from ..._core.fields import check_fields
 from ..._core.kinds import check_probability
 from ...bias import Bias
 from ...ops.attention import attention
@@ -27,6 +28,7 @@ class DotProduct:
     scale: float | None = None
 
     def __post_init__(self) -> None:
+        check_fields(self)
         check_probability(self.p)
 
     def init(self, key: Tensor, dims: Dims) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from torch import Tensor, func
 from ... import random
 from ..._core.dims import Dims
 from ..._core.errors import ShapeError
+from ..._core.fields import check_fields
 from ..._core.kinds import check_kinds, check_probability, wide
 from ..._core.params import taken
 from ..._core.shapes import Signature
@@ -63,6 +64,7 @@ class Favor:
     p: float = 0.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         check_probability(self.p)
         if self.feature_map not in ("sm_orf", "sm_hyp", "sm_reg"):
             raise ValueError(f"feature_map={self.feature_map!r} is none of 'sm_orf', 'sm_hyp', 'sm_reg'")

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ..._core.dims import Dims
+from ..._core.fields import check_fields
 from ..._core.kinds import check_probability, wide
 from ...ops.dropout import dropout
 from .._fields import drawing
@@ -25,6 +26,7 @@ class FourierMix:
     p: float = 0.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         check_probability(self.p)
 
     def init(self, key: Tensor, dims: Dims) -> dict[str, Any]:

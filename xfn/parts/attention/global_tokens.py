@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..._core.dims import Dims
+from ..._core.fields import check_fields
 from ..._core.kinds import check_probability, is_integer
 from ...bias import Bias
 from .._fields import settle
@@ -37,6 +38,7 @@ class GlobalTokens:
     scale: float | None = None
 
     def __post_init__(self) -> None:
+        check_fields(self)
         check_probability(self.p)
         settle(self, "tokens")
         if wrong := [t for t in self.tokens if not is_integer(t) or t < 0]:

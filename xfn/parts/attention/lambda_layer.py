@@ -16,6 +16,7 @@ from torch import Tensor
 from ... import random
 from ..._core.dims import Dims
 from ..._core.errors import ShapeError
+from ..._core.fields import check_fields
 from ..._core.kinds import check_probability, wide
 from ..._core.params import taken
 from ..._core.shapes import Signature
@@ -45,6 +46,7 @@ class LambdaLayer:
     p: float = 0.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         check_probability(self.p)
 
     def init(self, key: Tensor, dims: Dims) -> dict[str, Any]:

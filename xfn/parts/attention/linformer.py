@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..._core.dims import Dims
 from ..._core.errors import ShapeError
+from ..._core.fields import check_fields
 from ..._core.kinds import check_probability
 from ..._core.params import taken
 from ..._core.shapes import Signature
@@ -43,6 +44,7 @@ class Linformer:
     p: float = 0.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         check_probability(self.p)
         if self.rank is not None and self.rank < 1:
             raise ValueError(f"rank={self.rank} leaves no keys to attend to: it must be at least 1")

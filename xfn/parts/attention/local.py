@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from ..._core.dims import Dims
+from ..._core.fields import check_fields
 from ..._core.kinds import check_probability
 from ..._core.terms import Corner
 from ...bias import Bias
@@ -41,6 +42,7 @@ class Local:
     corner: Corner = "top-left"
 
     def __post_init__(self) -> None:
+        check_fields(self)
         check_probability(self.p)
         if self.window < 1 or not (self.causal or self.window % 2):
             raise ValueError(f"window={self.window} has no middle: it must be odd, or write causal=True")

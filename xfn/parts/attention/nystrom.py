@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..._core.dims import Dims
 from ..._core.errors import ShapeError
+from ..._core.fields import check_fields
 from ..._core.kinds import check_probability, wide
 from ..._core.params import taken
 from ..._core.shapes import Signature
@@ -55,6 +56,7 @@ class Nystrom:
     p: float = 0.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         check_probability(self.p)
         if self.landmarks < 1 or self.iterations < 0:
             raise ValueError(f"landmarks={self.landmarks} must be at least 1, iterations={self.iterations} at least 0")

@@ -13,6 +13,7 @@ from torch import Tensor, func
 
 from ... import random
 from ..._core.dims import Dims
+from ..._core.fields import check_fields
 from ..._core.kinds import check_probability, wide
 from ..._core.params import taken
 from ..._core.shapes import Signature
@@ -51,6 +52,7 @@ class Ortho:
     p: float = 0.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         check_probability(self.p)
         if self.selection not in SELECTIONS:
             raise ValueError(f"selection={self.selection!r} is none of {', '.join(map(repr, SELECTIONS))}")

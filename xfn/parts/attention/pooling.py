@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ..._core.dims import Dims
+from ..._core.fields import check_fields
 from ..._core.kinds import is_integer
 from ...ops._grid import on_images
 
@@ -28,6 +29,7 @@ class Pooling:
     size: int = 3
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not is_integer(self.size) or self.size < 1 or self.size % 2 == 0:
             raise ValueError(f"size={self.size} has no middle: it must be an odd number of places")
 

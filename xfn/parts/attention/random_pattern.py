@@ -9,6 +9,7 @@ from torch import Tensor
 from ... import random
 from ..._core import philox
 from ..._core.dims import Dims
+from ..._core.fields import check_fields
 from ..._core.kinds import check_number, check_probability
 from ...bias import Bias
 from .._patterns import attend
@@ -40,6 +41,7 @@ class RandomPattern:
     scale: float | None = None
 
     def __post_init__(self) -> None:
+        check_fields(self)
         check_probability(self.p)
         if not 0 < check_number("density", self.density) <= 1:
             raise ValueError(f"density={self.density} must lie in (0, 1]")

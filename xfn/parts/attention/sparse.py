@@ -10,6 +10,7 @@ from torch import Tensor
 from ... import patterns, random
 from ..._core.dims import Dims
 from ..._core.errors import ShapeError
+from ..._core.fields import check_fields
 from ..._core.kinds import check_probability
 from ...bias import Bias
 from .._fields import call_named, check_named, settle
@@ -46,6 +47,7 @@ class Sparse:
     scale: float | None = None
 
     def __post_init__(self) -> None:
+        check_fields(self)
         check_probability(self.p)
         settle(self, "numbers")
         check_named(patterns, ("length", "h"), self.pattern, self.numbers, GIVEN)

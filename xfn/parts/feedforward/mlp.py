@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..._core.activations import check_activation
 from ..._core.dims import Dims
+from ..._core.fields import check_fields
 from ..._core.kinds import check_probability
 from ...ops.mlp import init_mlp, mlp
 from .._fields import check_multiplier, drawing, hidden
@@ -31,6 +32,7 @@ class MLP:
     bias: bool = True
 
     def __post_init__(self) -> None:
+        check_fields(self)
         check_activation(self.activation)
         check_probability(self.p)
         check_multiplier(self.multiplier)

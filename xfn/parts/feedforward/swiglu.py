@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from ..._core.dims import Dims
+from ..._core.fields import check_fields
 from ..._core.kinds import check_probability
 from ...ops.swiglu import init_swiglu, swiglu
 from .._fields import check_multiplier, drawing, hidden
@@ -28,6 +29,7 @@ class Swiglu:
     bias: bool = True
 
     def __post_init__(self) -> None:
+        check_fields(self)
         check_probability(self.p)
         check_multiplier(self.multiplier)
 

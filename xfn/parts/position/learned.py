@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..._core.dims import Dims
+from ..._core.fields import check_fields
 from ...ops import learned as op
 
 
@@ -17,6 +18,9 @@ class Learned:
     """
 
     token: bool = False
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def init(self, key: Tensor, dims: Dims) -> op.Learned:
         return op.init_learned(key, dims.needs("length", "Learned"), dims.model, self.token)

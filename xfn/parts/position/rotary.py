@@ -6,6 +6,7 @@ from typing import Literal
 from torch import Tensor
 
 from ..._core.dims import Dims
+from ..._core.fields import check_fields
 from ...ops.rotary import PAIRINGS, rotary
 
 
@@ -24,6 +25,9 @@ class Rotary:
     pairing: Literal["halves", "adjacent"] = "halves"
 
     def __post_init__(self) -> None:
+        check_fields(self)
+        if self.base <= 0:
+            raise ValueError(f"base={self.base} must be above 0")
         if self.pairing not in PAIRINGS:
             raise ValueError(f"no pairing is called {self.pairing!r}; there are {', '.join(PAIRINGS)}")
 

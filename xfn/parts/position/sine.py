@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..._core.dims import Dims
+from ..._core.fields import check_fields
 from ...ops.sine import sine
 
 
@@ -17,6 +18,11 @@ class Sine:
     """
 
     base: float = 10000.0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.base <= 0:
+            raise ValueError(f"base={self.base} must be above 0")
 
     def init(self, key: Tensor, dims: Dims) -> dict[str, Tensor]:
         return {}

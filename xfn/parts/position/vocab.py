@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..._core.dims import Dims
+from ..._core.fields import check_fields
+from ..._core.kinds import check_probability
 from ...ops import vocab as op
 
 
@@ -17,6 +19,10 @@ class Vocab:
     """
 
     p: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        check_probability(self.p)
 
     def init(self, key: Tensor, dims: Dims) -> op.Vocab:
         return op.init_vocab(key, dims.needs("vocab", "Vocab"), dims.needs("length", "Vocab"), dims.model)

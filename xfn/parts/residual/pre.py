@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from ..._core.dims import Dims
+from ..._core.fields import check_fields
 from ...ops.residual import pre
 from .._norms import NORMS, Norm, check_norm
 
@@ -22,6 +23,7 @@ class Pre:
     norm: Norm = "layer_norm"
 
     def __post_init__(self) -> None:
+        check_fields(self)
         check_norm(self.norm)
 
     def init(self, key: Tensor, dims: Dims) -> dict[str, Tensor]:
