@@ -1,4 +1,4 @@
-"""Every combination of parts builds and takes a step, or is refused by the name of the part that cannot."""
+"""Every combination of parts builds and takes three steps, or is refused by the name of the part that cannot."""
 
 import itertools
 from typing import Any
@@ -16,14 +16,17 @@ RESIDUALS, POSITIONS = catalogue("residual"), catalogue("position")
 PAIRS = list(itertools.product(catalogue("attention"), catalogue("feedforward")))
 
 
-def step(config: Any) -> None:
-    """A step down the gradient, from which every parameter has a finite share."""
+def train(config: Any) -> None:
+    """Three steps down the gradient, from which every parameter has a finite share."""
     model = xfn.build(config)
     net = xfn.nn.Module(model, random.key(0))
     before = {name: t.clone() for name, t in net.state_dict().items()}
-    logits, aux = net(TOKENS, key=random.key(1))
-    (logits.square().mean() + sum(aux.values())).backward()
-    torch.optim.SGD(net.parameters(), lr=0.1).step()
+    optimiser = torch.optim.SGD(net.parameters(), lr=0.1)
+    for i in range(3):
+        logits, aux = net(TOKENS, key=random.key(i))
+        optimiser.zero_grad()
+        (logits.square().mean() + sum(aux.values())).backward()
+        optimiser.step()
     assert logits.shape == (2, 16, 5)
     assert all(t.isfinite().all() for t in net.parameters())
     assert any(not torch.equal(t, before[name]) for name, t in net.state_dict().items())
@@ -48,7 +51,7 @@ def test_it_looks_at_another_sequence_or_is_refused_by_name(name: str) -> None:
 
 
 @pytest.mark.parametrize(("attention", "feedforward"), PAIRS, ids=map(" ".join, PAIRS))
-def test_it_takes_a_step_or_is_refused_by_name(attention: str, feedforward: str) -> None:
+def test_it_takes_three_steps_or_is_refused_by_name(attention: str, feedforward: str) -> None:
     parts = {"attention": catalogue("attention")[attention](), "feedforward": catalogue("feedforward")[feedforward]()}
     for causal, (residual, position) in zip(
         itertools.cycle((False, True, False)), itertools.product(RESIDUALS, POSITIONS), strict=False
@@ -57,7 +60,7 @@ def test_it_takes_a_step_or_is_refused_by_name(attention: str, feedforward: str)
         config = xfn.Encoder(DIMS, **parts, **more, causal=causal)
         refusal = None
         try:
-            step(config)
+            train(config)
         except TypeError as error:
             refusal = str(error)
         names = tuple(f"{type(part).__name__}.apply" for part in (*parts.values(), *more.values()))
