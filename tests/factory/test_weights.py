@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -14,6 +14,7 @@ from xfn import random
 from xfn.factory import Encoder, Patch
 from xfn.factory.weights import SCHEMES
 from xfn.ops.residual import deepnorm_coefficients
+from xfn.parts.attention.compositional import Compositional
 from xfn.parts.feedforward.mlp import MLP
 from xfn.parts.residual.deepnorm import Deepnorm
 
@@ -76,6 +77,23 @@ def test_deepnorm_makes_all_but_queries_and_keys_smaller(scheme: str | None) -> 
         torch.testing.assert_close(deep["attention"][name]["weight"], gain * plain["attention"][name]["weight"])
     for name in ("up", "down"):
         torch.testing.assert_close(deep["feedforward"][name]["weight"], beta * plain["feedforward"][name]["weight"])
+
+
+@pytest.mark.parametrize("scheme", [None, *SCHEMES])
+def test_a_part_that_projects_for_itself_is_drawn_alike(scheme: str | None) -> None:
+    _, beta = deepnorm_coefficients(encoder=1)["encoder"]
+    config = Encoder(xfn.Dims(E, 2), attention=Compositional(separate=True), weights=scheme)
+    plain, deep, own = (
+        xfn.build(c).init(random.key(0))["layers"]["0"]["attention"]
+        for c in (config, replace(config, residual=Deepnorm()), replace(config, weights=None))
+    )
+    for name in ("q", "k", "v", "out"):
+        if scheme:
+            assert plain[name]["weight"].std().item() == pytest.approx(ATTENTION[scheme](E, E), rel=0.05)
+        else:
+            assert torch.equal(plain[name]["weight"], own[name]["weight"])
+        gain = 1 if name in ("q", "k") else beta
+        torch.testing.assert_close(deep[name]["weight"], gain * plain[name]["weight"])
 
 
 def test_layers_are_not_drawn_alike() -> None:

@@ -92,13 +92,19 @@ class Attention(Sublayer):
     def core(self, key: Tensor, weights: str | None) -> dict[str, Any]:
         own = self.part.init(random.fold_in(key, 0), self.dims)
         if not self.within:
-            return dict(own)
+            return dict(own) if "grid" in self.takes else self.maps(key, own, weights)
         dims, at = self.dims, random.fold_in(key, 1)
         params: dict[str, Any] = dict(init_heads(at, dims.model, dims.heads, dims.groups, context=self.context))
-        for i, name in enumerate(PROJECTIONS):
-            gain = 1.0 if name in ("q", "k") else self.gain
-            params |= drawn(weights, random.fold_in(key, 2 + i), {name: params[name]}, "attention", gain)
+        params = self.maps(key, params, weights)
         return {**params, "attend": own} if own else params
+
+    def maps(self, key: Tensor, params: Mapping[str, Any], weights: str | None) -> dict[str, Any]:
+        """Parameters drawn as the weights of attention are: values and their output have the gain."""
+        found: dict[str, Any] = {}
+        for i, name in enumerate(params):
+            gain = self.gain if name in ("v", "out") else 1.0
+            found |= drawn(weights, random.fold_in(key, 2 + i), {name: params[name]}, "attention", gain)
+        return found
 
     def run(self, params: Any, x: Tensor, given: Given, losses: Losses, key: Tensor | None) -> Tensor:
         crossing = self.context is not None

@@ -10,7 +10,8 @@
 
 xavier is even in ±γ √(6 / (in + out)), lecun is normal of variance 1 / in, cut at two of its widths; timm's normal is
 cut at √3 σ. γ is the gain: 1, or DeepNet's β of values, their output and feed-forwards. What a part draws besides
-linear maps, it draws itself, and so does one that sees a grid.
+linear maps, it draws itself, and so does one that sees a grid; one that attends within heads draws all but the
+projections of the heads.
 
 Sources: Glorot and Bengio (2010); Chen, Xie and He, "MoCo v3" (2021); Nguyen and Salazar, "Transformers without tears"
 (2019); Wightman, timm (2019); Wang et al., "DeepNet" (2022).
