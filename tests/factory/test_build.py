@@ -14,6 +14,7 @@ from xfn._core.params import leaves
 from xfn._core.pytree import mapped
 from xfn.factory import Encoder, Model, Patch, Simplicial
 from xfn.ops.residual import deepnorm_coefficients
+from xfn.parts import catalogue, honours
 from xfn.parts.attention.dot_product import DotProduct
 from xfn.parts.feedforward.mlp import MLP
 from xfn.parts.feedforward.moe import MixtureOfExperts
@@ -318,6 +319,13 @@ def test_the_impossible_is_refused_in_a_sentence(says: str) -> None:
     with pytest.raises((TypeError, ValueError)) as caught:
         xfn.build(REFUSED[says])
     assert str(caught.value) == says
+
+
+@pytest.mark.parametrize("name", [n for n, kind in catalogue("attention").items() if "grid" not in honours(kind())])
+def test_sequences_may_be_empty(name: str) -> None:
+    model, params = made(Encoder(WORDS, attention=catalogue("attention")[name]()))
+    assert model.apply(params, TOKENS[:, :0])[0].shape == (2, 0, 11)
+    assert model.apply(params, TOKENS[:0])[0].shape == (0, 5, 11)
 
 
 def test_no_examples_have_no_loss() -> None:

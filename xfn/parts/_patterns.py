@@ -38,6 +38,8 @@ def attend(part: Patterned, q: Tensor, k: Tensor, v: Tensor, bias: Bias | Tensor
     """Attention under a part's mask and a bias; bands, as a causal bias is, only take entries away."""
     bias, (p, key) = Bias.of(bias), drawing(part.p, key)
     (M, H), N = q.shape[-3:-1], k.shape[-3]
+    if not (M and N):  # of nothing there is no pattern
+        return attention(q, k, v, bias)
     bands = tuple((t.left, t.right, t.corner) for t in bias.terms if isinstance(t, Band))
     if len(bands) == len(bias.terms) and not torch.compiler.is_compiling():  # how many there are is data
         few = _entries(part, M, N, H, bands, q.device)

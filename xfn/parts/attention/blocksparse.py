@@ -16,6 +16,7 @@ from ..._core.kinds import check_probability
 from ...bias import Bias
 from ...layout import Layout
 from ...layout.value import check_block
+from ...ops.attention import attention
 from ...ops.blocksparse import blocksparse_attention
 from .._fields import call_named, check_named, drawing, settle
 
@@ -74,6 +75,8 @@ class Blocksparse:
         self, params: dict[str, Any], q: Tensor, k: Tensor, v: Tensor, bias: Bias | Tensor | None = None, *,
         key: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
+        if not (q.shape[-3] and k.shape[-3]):  # of nothing there is no layout
+            return attention(q, k, v, bias)
         found = _found(self, q.shape[-3], k.shape[-3], q.device)
         p, key = drawing(self.p, key)
         return blocksparse_attention(found, q, k, v, bias, p, self.scale, key=key)
