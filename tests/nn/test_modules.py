@@ -122,6 +122,11 @@ def test_every_public_module_is_held_against_its_function() -> None:
     assert public == {name.split()[0] for name in NAMES}
 
 
+def test_a_config_is_no_model() -> None:
+    with pytest.raises(TypeError, match=r"made of \(init, apply\), but got Encoder\(.*: write xfn\.build\(config\)$"):
+        Module(CONFIG)
+
+
 def test_names_are_paths_of_the_tree() -> None:
     made, params = net(), xfn.build(CONFIG).init(random.key(0))
     assert list(made.state_dict()) == list(leaves(params))

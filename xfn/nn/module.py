@@ -49,6 +49,9 @@ class Module(Tree):
         model: ``(init, apply)``, as :func:`xfn.build` makes it.
         key: what parameters are drawn with; by default torch's generator draws one.
 
+    Raises:
+        TypeError: ``model`` is no pair of functions, but a config, say.
+
     Example:
         >>> import xfn
         >>> net = Module(xfn.build(xfn.Encoder(xfn.Dims(model=8, heads=2))))
@@ -58,8 +61,10 @@ class Module(Tree):
     """
 
     def __init__(self, model: Any, key: Tensor | None = None) -> None:
+        if not (isinstance(model, tuple) and len(model) == 2 and all(map(callable, model))):
+            raise TypeError(f"a module is made of (init, apply), but got {model!r}: write xfn.build(config)")
         torch.nn.Module.__init__(self)
-        self.model = model
+        self.model: Any = model
         init, self._function = model
         self._draws = "key" in inspect.signature(self._function).parameters
         self._plant(init(drawn() if key is None else key))
