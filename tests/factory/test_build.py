@@ -113,6 +113,17 @@ def test_a_batch_draws_what_its_examples_draw(reversible: bool) -> None:
     assert not torch.allclose(batch, model.apply(params, TOKENS)[0])
 
 
+def test_a_batch_of_pairs_draws_what_its_examples_draw() -> None:
+    parts = {"attention": DotProduct(p=0.3), "feedforward": MLP(p=0.3), "position": Vocab(p=0.3), "p": 0.3}
+    model, params = made(xfn.Transformer(Encoder(WORDS, **parts), xfn.Decoder(WORDS, cross=DotProduct(p=0.3), **parts)))
+    key, shorter = random.key(4), TOKENS[:, :3]
+    batch = model.apply(params, TOKENS, shorter, key=key)[0]
+    each = vmap(lambda *pair: model.apply(params, *pair[:2], key=pair[2])[0])
+    torch.testing.assert_close(each(TOKENS, shorter, random.split(key, 2)), batch)
+    assert not torch.allclose(batch, model.apply(params, TOKENS, shorter)[0])
+    assert model.apply(params, TOKENS[0], shorter, key=key)[0].shape == batch.shape
+
+
 def test_parameters_of_many_models_own_their_storage() -> None:
     decoder = xfn.Decoder(WORDS, 1, residual=Post("rms_norm"), weights="timm")
     config = xfn.Transformer(xfn.Encoder(WORDS, 1, weights="vit", residual=Post()), decoder)

@@ -261,7 +261,10 @@ class Both:
         losses: Losses, key: Tensor | None, watch: Watch = unwatched,
     ) -> Tensor:  # fmt: skip
         """What comes out; losses are added up."""
-        first, second = (None, None) if key is None else (random.fold_in(key, 0), random.fold_in(key, 1))
+        batch = self.encoder.stages[0].batch(source)
+        if key is not None and batch == self.decoder.stages[0].batch(target):  # one example, one key, in both
+            key = random.spread(key, batch)
+        first, second = children(key, 2)
         memory = self.encoder.run(
             params["encoder"], source, source_bias, losses, first, watch=within(watch, "encoder.")
         )
