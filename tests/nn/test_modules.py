@@ -125,6 +125,8 @@ def test_every_public_module_is_held_against_its_function() -> None:
 def test_a_config_is_no_model() -> None:
     with pytest.raises(TypeError, match=r"made of \(init, apply\), but got Encoder\(.*: write xfn\.build\(config\)$"):
         Module(CONFIG)
+    with pytest.raises(TypeError, match=r"of pairs \(init, apply\) and modules of xfn\.nn, but got Linear\("):
+        nn.Reversible(torch.nn.Linear(8, 8), nn.MLP(8))
 
 
 def test_names_are_paths_of_the_tree() -> None:

@@ -63,6 +63,8 @@ class Streams:
 
     def __init__(self, f: Any, g: Any, depth: int) -> None:
         self.pairs, self.depth = tuple(getattr(h, "model", h) for h in (f, g)), depth
+        if wrong := [pair for pair in self.pairs if not isinstance(pair, tuple)]:
+            raise TypeError(f"a reversible stack is of pairs (init, apply) and modules of xfn.nn, but got {wrong[0]!r}")
 
     def init(self, key: Tensor) -> dict[str, Any]:
         keys = random.split(key, (self.depth, 2))
