@@ -66,7 +66,7 @@ def test_a_field_of_another_kind_is_refused(kind: type[Any]) -> None:
     for name, hint in get_type_hints(kind).items():
         for value in (object(), *wrong.get(hint, [])):
             with pytest.raises(TypeError, match=rf"^{kind.__name__}\.{name} is .*, but must be "):
-                kind(**{name: value})
+                xfn.Encoder(DIMS, **{kind.__module__.split(".")[2]: kind(**{name: value})})
 
 
 @every_part

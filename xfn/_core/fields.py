@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from functools import cache
 from numbers import Real
 from types import NoneType, UnionType
@@ -16,12 +16,17 @@ def check_fields(value: Any) -> None:
     kind: Any = type(value)
     hints = _hints(kind)
     for field in fields(value):
-        got, hint = getattr(value, field.name), hints[field.name]
+        got, hint = getattr(value, field.name), hints.get(field.name, Any)
         if not _fits(got, hint):
             raise TypeError(f"{kind.__name__}.{field.name} is {got!r}, but must be {_spelled(hint)}")
 
 
-_hints = cache(get_type_hints)
+@cache
+def _hints(kind: Any) -> Mapping[str, Any]:
+    try:
+        return get_type_hints(kind)
+    except NameError:  # of a class within a function
+        return {}
 
 
 def _fits(value: Any, hint: Any) -> bool:
@@ -39,8 +44,8 @@ def _fits(value: Any, hint: Any) -> bool:
     if hint is int:
         return is_integer(value)
     if hint is float:
-        return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
-    return hint is Any or not isinstance(hint, type) or isinstance(value, hint)
+        return isinstance(value, Real) and not isinstance(value, bool) and not math.isnan(value)
+    return isinstance(value, hint) if hint in (bool, str, NoneType) or is_dataclass(hint) else True
 
 
 def _spelled(hint: Any) -> str:
@@ -53,5 +58,5 @@ def _spelled(hint: Any) -> str:
         return f"a pair ({', '.join(map(_spelled, inner))})"
     if kind is Sequence:
         return "a list" if inner[0] is Any else f"a list, each of it {_spelled(inner[0])}"
-    plain = {bool: "True or False", int: "an integer", float: "a finite number", str: "a name", NoneType: "None"}
+    plain = {bool: "True or False", int: "an integer", float: "a number", str: "a name", NoneType: "None"}
     return plain.get(hint, "a dict" if kind is Mapping else getattr(hint, "__name__", str(hint)))

@@ -1,7 +1,7 @@
 """Architectures as values: frozen dataclasses that ``build`` reads and nothing changes."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from typing import Any
 
 from .._core.dims import Dims
@@ -162,6 +162,8 @@ def _check(config: Stage) -> None:
             continue
         if isinstance(value, type) or not (hasattr(value, "init") and hasattr(value, "apply")):
             raise TypeError(f"{name}.{part} is {value!r}, but must be a part, with init and apply")
+        if is_dataclass(value):
+            check_fields(value)
     check_probability(config.p)
     check_scheme(config.weights)
 
