@@ -48,7 +48,7 @@ gpu gpu-quick: $(VENV)/ready $(LIBRARY)
 		tests/laws/test_kernels.py $(addprefix tests/gpu/test_,interpreted.py rows.py mends.py sanitizer.py)
 	$(PYTEST) $(CHOICE) -p tests.gpu.emulator -k 'cuda and not float64 or emulated' \
 		tests/laws/test_kernels.py tests/gpu/test_emulated.py
-	TRITON_CACHE_DIR=$(abspath build/compiled) $(PYTEST) $(CHOICE) tests/gpu/test_compiled.py tests/gpu/test_cuda.py
+	TRITON_CACHE_DIR=$(abspath build/compiled) $(PYTEST) $(CHOICE) $(addprefix tests/gpu/test_,compiled.py hopper.py cuda.py)
 	@test -f xfn/_cuda.so || echo "make $@: there is NO NVCC here, so NO CUDA KERNEL WAS COMPILED for a GPU; all else was checked"
 
 clean:

@@ -1,8 +1,10 @@
 """The rows of a GPU's table, with what is asked of each: a must, a goal, and the limit that physics sets."""
 
+import importlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from importlib.util import find_spec
 from itertools import product
 from typing import Any
 
@@ -61,6 +63,8 @@ def rows(where: Where) -> Iterator[Row]:
     for D, S in product((128, 64), (4096, 16384)):
         yield dense(where, FORWARD, S, D, False, DENSE[D])
         yield dense(where, BOTH, S, D, True, CAUSAL[D])
+    for D in (128, 64):
+        yield Row("hopper", f"forward dense, {D} features", partial(gluon, where, D), aims(triton=(1.0, 1.25)))
     yield Row("bias", "forward 8x16x2048x128", partial(biased, where, FORWARD), aims(
         efficient=(1.8, 2.5), flex=(1.1, 1.4), cudnn=(0.9, 1.1)))  # fmt: skip
     yield Row("bias", "forward+backward 8x16x2048x128", partial(biased, where, BOTH), (
@@ -102,6 +106,26 @@ def dense(where: Where, what: str, S: int, D: int, causal: bool, asked: Any) -> 
     )
     name = f"{what} {'causal' if causal else 'dense'} {'x'.join(map(str, size))}"
     return Row("dense", name, make, asked, work(what, size, causal))
+
+
+def gluon(where: Where, D: int) -> Contest:
+    """The kernel that only devices of compute capability 9.0 have, against the one of all; elsewhere they are one."""
+    size = where.sized(4096, D)
+    config: Any = importlib.import_module("xfn.kernels.triton.attention.config") if find_spec("triton") else None
+
+    def without(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        before, config.HOPPER = config.HOPPER, False
+        try:
+            return xfn.attention(q, k, v)
+        finally:
+            config.HOPPER = before
+
+    ours: Attend = lambda q, k, v: xfn.attention(q, k, v)
+    plain = match(where, pulled(FORWARD), where.tensors(*size), without, {})
+    made = match(where, pulled(FORWARD), where.tensors(*size), ours, {})
+    if config is None:
+        return Contest(made.ours, {"triton": "triton is not installed"})
+    return Contest(made.ours, {}, {"triton": plain.ours})
 
 
 def biased(where: Where, what: str) -> Contest:

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import StringIO
 from typing import Any
 
@@ -18,7 +18,7 @@ SHARED = {80: 101376, 90: 232448, 100: 232448}
 """Bytes of shared memory that a program may have, by architecture, of 8.x the least; Triton asks only when it loads a
 kernel."""
 
-SERIAL = re.compile(r"\(C751[01]\)")
+SERIAL = re.compile(r"\(C75\d\d\)")
 """What the assembler says where each product of a warp group waits for the one before it."""
 
 
@@ -32,6 +32,7 @@ class Compiled:
     spilt: int
     shared: int
     serial: bool
+    kernel: Any = field(repr=False)
 
     def against(self, architecture: int, spill: int) -> list[str]:
         """What forbids to ship it."""
@@ -97,4 +98,4 @@ def looked_at(kernel: Any, name: str, strict: bool) -> Compiled:
     said = kernel.metadata.said
     count = lambda pattern: sum(map(int, re.findall(pattern, said)))
     registers, spilt = count(r"Used (\d+) registers"), count(r"(\d+) bytes stack frame")
-    return Compiled(name, strict, registers, spilt, kernel.metadata.shared, SERIAL.search(said) is not None)
+    return Compiled(name, strict, registers, spilt, kernel.metadata.shared, SERIAL.search(said) is not None, kernel)

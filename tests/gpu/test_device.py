@@ -1,6 +1,7 @@
 """What ``test_interpreted.py`` and ``test_rows.py`` ask of Triton's kernels, asked of them on a GPU; and what only a
 GPU can tell."""
 
+import importlib
 from typing import Any
 
 import pytest
@@ -66,6 +67,26 @@ def test_products_of_float32_are_as_precise_as_torch_says(precision: str, digits
     finally:
         torch.set_float32_matmul_precision(before)
     assert digits / 64 < found < 16 * digits
+
+
+HOPPER = DEVICE.type == "cuda" and torch.cuda.get_device_capability() == (9, 0)
+
+
+@pytest.mark.skipif(not HOPPER, reason="it needs a device of compute capability 9.0")
+@pytest.mark.parametrize("D", [64, 128])
+@pytest.mark.parametrize("mask", [None, bias.causal(), bias.local(300, 200)], ids=["dense", "causal", "window"])
+def test_hopper_has_the_numbers_of_all_devices(mask: bias.Bias | None, D: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With its own kernel and without; a NaN reaches as far with the one as with the other, and bits repeat."""
+    config = importlib.import_module("xfn.kernels.triton.attention.config")
+    q, k, v = torch.randn(2, 1500, 4, D).bfloat16(), *torch.randn(2, 2, 1700, 2, D).bfloat16()
+    v[1, 1000] = torch.nan
+    attend = lambda: xfn.attention_with_lse(q, k, v, mask, backend="triton")
+    own, again = attend(), attend()
+    monkeypatch.setattr(config, "HOPPER", False)
+    for mine, same, theirs in zip(own, again, attend(), strict=True):
+        assert torch.equal(mine.isnan(), theirs.isnan())
+        assert torch.equal(mine.nan_to_num(), same.nan_to_num())
+        assert error(mine.nan_to_num(), theirs.nan_to_num()) <= 4 * torch.finfo(torch.bfloat16).eps
 
 
 def test_nothing_waits_for_the_device() -> None:

@@ -1,6 +1,7 @@
 """How large the tiles of a kernel are, and how many warps and stages they take."""
 
 import torch
+import triton
 from triton.runtime import driver
 
 from .._target import INTERPRETED
@@ -58,6 +59,17 @@ CHUNKS = {
     "bend": (64, 64),
 }
 """How many features of q and k, and of v, are in a chunk."""
+
+HOPPER = triton.__version__.startswith("3.6.")
+"""Whether calls that fit take the kernel of ``hopper.py`` on devices of compute capability 9.0; where False, they take
+the one of all devices. It is in Gluon, which is experimental, and has been compiled by this release alone."""
+RINGS = {64: (128, 4), 128: (128, 2)}
+"""There, by features, padded: how many keys a tile has, and how many tiles of them a ring."""
+
+
+def on_hopper() -> bool:
+    """Whether that kernel is there for the device of this call."""
+    return HOPPER and not INTERPRETED and driver.active.get_current_target().arch == 90
 
 
 def in_groups() -> bool:

@@ -133,13 +133,21 @@ def before(list, begin, end, tile):
 
 
 @triton.jit
+def aligned(low, late, early, BN):
+    """Where tiles of BN keys begin, for queries of which some see keys from ``low`` on, all from ``late`` on and up to
+    ``early``; and where those tiles begin and end that all see whole."""
+    least = low // BN * BN
+    first, last = (late + BN - 1) // BN * BN, max(early // BN * BN, least)
+    return least, min(max(first, least), last), last
+
+
+@triton.jit
 def over_keys(x, size, i_b, i_h, m0, lo, hi, BN: tl.constexpr):
     """The walk of queries from m0 on, which see lo ≤ n < hi."""
     nothing = tl.zeros([], tl.int32)
     low, high, inner = tl.min(lo), tl.max(hi), tl.minimum(tl.min(hi), size.N)
     if x.tiles.block == 0:
-        least = low // BN * BN
-        first, last = tl.cdiv(tl.max(lo), BN) * BN, inner // BN * BN
+        least, first, last = aligned(low, tl.max(lo), inner, BN)
         walk = Walk(nothing, least, first, last, high, nothing, nothing)
     else:
         block: tl.constexpr = x.tiles.block
