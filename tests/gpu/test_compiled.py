@@ -103,6 +103,7 @@ def test_a_kernel_that_does_not_fit_is_found(what: str) -> None:
     primitive, cases = next((p, cases) for p, cases in primitives() if p.name == "attention")
     at = Arguments(primitive, replace(cases[0], sizes={**cases[0].sizes, "K": width, "V": width}), torch.bfloat16)
     with pytest.MonkeyPatch.context() as patch, compiler.compiling(architecture) as found:
+        patch.setattr(module("triton", "attention").config, "HOPPER", False)
         patch.setattr(launch, "tiles", lambda *_: tiles | {"BK": width, "BV": width})
         module("triton", "attention").forward(*at.of(primitive.forward), **at.options)
     (why,) = found[0].against(architecture, SPILL)
