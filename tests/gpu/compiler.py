@@ -18,8 +18,10 @@ SHARED = {80: 101376, 90: 232448, 100: 232448}
 """Bytes of shared memory that a program may have, by architecture, of 8.x the least; Triton asks only when it loads a
 kernel."""
 
-SERIAL = re.compile(r"\(C75\d\d\)")
-"""What the assembler says where each product of a warp group waits for the one before it."""
+SERIAL = re.compile(r"\((C75\d\d)\)")
+"""What the assembler says where each product of a warp group waits for the one before it, and by its number why."""
+STARTED = "C7515", ("forward", "by_keys", "turn_queries", "bend")
+"""The reason that a sum is begun by what is no product, and the kernels where at some tiles that is known and left."""
 
 
 @dataclass(frozen=True)
@@ -31,16 +33,17 @@ class Compiled:
     registers: int
     spilt: int
     shared: int
-    serial: bool
+    serial: frozenset[str]
     kernel: Any = field(repr=False)
 
     def against(self, architecture: int, spill: int) -> list[str]:
         """What forbids to ship it."""
+        waits = self.serial - {STARTED[0]} if self.name in STARTED[1] else self.serial
         found = {
             f"{self.shared} bytes of shared memory are more than {SHARED[architecture]}": SHARED[architecture]
             < self.shared,
             f"{self.spilt} bytes spilt are more than {spill}": self.spilt > spill,
-            "its products wait for one another": self.serial and not self.strict,
+            f"its products wait for one another, {sorted(waits)}": bool(waits) and not self.strict,
         }
         return [f"{self.name}{' strict' * self.strict}: {why}" for why, holds in found.items() if holds]
 
@@ -98,4 +101,4 @@ def looked_at(kernel: Any, name: str, strict: bool) -> Compiled:
     said = kernel.metadata.said
     count = lambda pattern: sum(map(int, re.findall(pattern, said)))
     registers, spilt = count(r"Used (\d+) registers"), count(r"(\d+) bytes stack frame")
-    return Compiled(name, strict, registers, spilt, kernel.metadata.shared, SERIAL.search(said) is not None, kernel)
+    return Compiled(name, strict, registers, spilt, kernel.metadata.shared, frozenset(SERIAL.findall(said)), kernel)

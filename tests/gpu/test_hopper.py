@@ -255,6 +255,7 @@ def test_it_is_compiled_as_it_was_meant(
     (made,) = found
     assert made.name == "attend"
     assert not made.against(90, 8)
+    assert not made.serial
     assert given[0] == (8 * 4 * 2,)
     said = code(made.kernel, tmp_path)
     assert len(re.findall(r"UTMALDG", said)) >= 4
