@@ -140,7 +140,7 @@ class Machine:
     # Threads, of which one runs at a time.
 
     def split(self, parts: Sequence[tuple[Any, Any]], *_: Any) -> None:
-        threads = [threading.Thread(target=self.part, args=part, name=str(i)) for i, part in enumerate(parts)]
+        threads = [threading.Thread(target=self.part, args=part) for part in parts]
         self.alive = len(threads)
         for thread in threads:
             thread.start()
