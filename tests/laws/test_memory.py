@@ -43,10 +43,14 @@ def jvp_jvp(attend: Attend, x: tuple[Tensor, ...], t: tuple[Tensor, ...]) -> Any
     return func.jvp(lambda *x: func.jvp(attend, x, t), x, t)
 
 
-@pytest.mark.parametrize("mask", [None, bias.causal()], ids=["dense", "causal"])
-@pytest.mark.parametrize("backend", [None, *complete(ATTENTION)])
-@pytest.mark.parametrize("use", [forward_backward, jvp, hvp, double_backward, jvp_jvp], ids=lambda f: f.__name__)
-def test_peak_stays_under_a_fourth_of_the_logits(use: Callable[..., Any], backend: str | None, mask: Any) -> None:
+USES = (forward_backward, jvp, hvp, double_backward, jvp_jvp)
+
+
+@pytest.mark.parametrize("backend", complete(ATTENTION))
+@pytest.mark.parametrize("use", USES, ids=lambda f: f.__name__)
+def test_peak_stays_under_a_fourth_of_the_logits(use: Callable[..., Any], backend: str) -> None:
+    """Of all keys, or of those in the past, by turns."""
+    mask = bias.causal() if USES.index(use) % 2 else None
     x = tuple(torch.randn(L, 1, 64) for _ in range(3))
     t = tuple(torch.randn(L, 1, 64) for _ in range(3))
     peak = peak_bytes(lambda: use(lambda *x: xfn.attention(*x, mask, backend=backend), x, t))
