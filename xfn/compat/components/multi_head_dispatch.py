@@ -121,7 +121,9 @@ class MultiHeadDispatch(torch.nn.Module, Strict):
         """
         key, value = query if key is None else key, query if value is None else value
         B = max(len(query), len(key), len(value))
+        one = key is value
         query, key, value = (x.expand(B, -1, -1) if len(x) != B else x for x in (query, key, value))
+        value = key if one else value
         asked = self._checked(query, key, att_mask, key_padding_mask)
         attention: Any = self.attention
         if attention.requires_skip_multi_head:
