@@ -84,6 +84,21 @@ def test_modules_go_through_transforms() -> None:
     assert func.jvp(lambda x: loss(params, x), (x[0],), (x[0],))[1].isfinite()
 
 
+@pytest.mark.parametrize("gate", ["top_2", "round_robin"])
+def test_experts(gate: str) -> None:
+    module = build_feedforward(
+        {"name": "MixtureOfExperts", "dim_model": 4, "number_of_experts": 2, "gate": gate}
+    ).eval()
+    gates = ["gate.wg.weight", "moe.gate.wg.weight"] if gate == "top_2" else []
+    maps = [f"mlp.{i}.{n}" for i in (0, 3) for n in ("weight", "bias")]
+    assert list(module.state_dict()) == [*gates, *(f"moe.experts.{e}.{m}" for e in range(2) for m in maps)]
+    x = torch.randn(2, 6, 4)
+    every = torch.stack([expert(x) for expert in module.moe.experts], -2)
+    in_turn = torch.eye(2)[torch.arange(6) % 2].expand(2, -1, -1)
+    share = module.gate.wg(x).softmax(-1) if gate == "top_2" else in_turn
+    agree(module(x), torch.einsum("bse,bsed->bsd", share, every), 1e-5)
+
+
 def test_own_parts_are_registered() -> None:
     @dataclass
     class MineConfig(AttentionConfig):
@@ -230,7 +245,8 @@ def test_reversible_layers_replay_what_they_dropped() -> None:
 
     def loss(x: Tensor) -> Tensor:
         torch.manual_seed(1)
-        return net(x).square().sum()
+        y: Tensor = net(x)
+        return y.square().sum()
 
     x.requires_grad_()
     (slope,) = torch.autograd.grad(loss(x), x)
@@ -257,7 +273,7 @@ def test_sparsity_configs() -> None:
         lambda: BSLongformerSparsityConfig(1, num_sliding_window_blocks=9).make_layout(64),
         lambda: DenseSparsityConfig(1).make_layout(100),
     ):
-        with pytest.raises(ValueError, match="must|exceed|shows|differ"):
+        with pytest.raises(ValueError, match=r"must|exceed|shows|differ"):
             call()
     with pytest.raises(NotImplementedError, match="unidirectional"):
         BSLongformerSparsityConfig(1, attention="sideways")

@@ -38,4 +38,5 @@ def build_feedforward(config: Mapping[str, Any] | FeedforwardConfig) -> Any:
 
 from .conv_mlp import Conv2DFeedforward as Conv2DFeedforward  # noqa: E402
 from .fused_mlp import FusedMLP as FusedMLP  # noqa: E402
+from .mixture_of_experts import MixtureOfExperts as MixtureOfExperts  # noqa: E402
 from .mlp import MLP as MLP  # noqa: E402

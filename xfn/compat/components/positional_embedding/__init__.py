@@ -37,6 +37,6 @@ def build_positional_embedding(config: Mapping[str, Any] | PositionEmbeddingConf
     return made
 
 
-from .embeddings import LearnablePositionalEmbedding as LearnablePositionalEmbedding  # noqa: E402
-from .embeddings import SinePositionalEmbedding as SinePositionalEmbedding  # noqa: E402
-from .embeddings import VocabEmbedding as VocabEmbedding  # noqa: E402
+from .learnable import LearnablePositionalEmbedding as LearnablePositionalEmbedding  # noqa: E402
+from .sine import SinePositionalEmbedding as SinePositionalEmbedding  # noqa: E402
+from .vocab import VocabEmbedding as VocabEmbedding  # noqa: E402
