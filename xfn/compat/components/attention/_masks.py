@@ -4,11 +4,13 @@ import torch
 from torch import Tensor
 
 from ...._core.kernel import plain
+from ....parts._patterns import FEW
 from ....sparsity import Csr
 from ._sputnik_sparse import SparseCS
 from .attention_mask import AttentionMask
 
 DENSITY_THRESHOLD = 0.30
+"""Of what ``maybe_sparsify`` makes dense."""
 Mask = Tensor | AttentionMask | SparseCS | None
 
 
@@ -65,7 +67,7 @@ def additive(mask: Tensor) -> Tensor:
 
 
 def few(mask: Tensor) -> bool:
-    """Whether one pattern for all keeps less than 30 %, and it can be asked."""
+    """Whether one pattern for all keeps so little that its entries cost less than tiles, and it can be asked."""
     if mask.dim() > 2 or not mask.numel() or torch.compiler.is_compiling() or not plain((mask,)):
         return False
-    return bool(mask.sum() < DENSITY_THRESHOLD * mask.numel())
+    return bool(mask.sum() < FEW * mask.numel())

@@ -49,7 +49,7 @@ class ScaledDotProduct(Attention, Strict):
         mask: Mask = None,
         **kwargs: Any,
     ) -> Tensor:
-        """Attend, over the mask's entries alone where they are less than 30 %.
+        """Attend, over the mask's entries alone where that costs less.
 
         Args:
             q, k, v: ``[B · H, M, K]``, ``[B · H, N, K]`` and ``[B · H, N, V]``.
