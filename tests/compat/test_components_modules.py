@@ -277,3 +277,23 @@ def test_sparsity_configs() -> None:
             call()
     with pytest.raises(NotImplementedError, match="unidirectional"):
         BSLongformerSparsityConfig(1, attention="sideways")
+
+
+@pytest.mark.parametrize("q_compose", [False, True])
+@pytest.mark.parametrize("rule", ["product", "linear", "mlp"])
+def test_heads_and_rules_by_the_formula(rule: str, q_compose: bool) -> None:
+    options = {"qk_rule": rule == "product", "nonlinear": rule == "mlp", "q_compose": q_compose, "num_rules": 4}
+    net = build_attention({"name": "compositional", "dim_model": 8, "num_heads": 2, **options}).double()
+    x, mask = torch.randn(3, 5, 8, dtype=torch.float64), torch.ones(5, 5).tril().bool()
+    t = net.in_proj_container.q_proj(x)
+    heads, rules = t.unflatten(-1, (2, 4)).transpose(1, 2), t.unflatten(-1, (4, 2)).transpose(1, 2)
+    seen = (heads @ heads.mT / 2).masked_fill(~mask, -torch.inf).softmax(-1)
+    found = torch.einsum("bhmn,brnv->bmhrv", seen, rules)
+    asked = net.value_q(heads.transpose(1, 2) / 2) if q_compose else net.value_q(x).unflatten(-1, (2, 4))
+    if rule == "product":
+        scores = torch.einsum("bmhs,bmhrs->bmhr", asked / 2, net.value_k(found))
+    else:
+        both = torch.cat([found, asked.unsqueeze(-2).expand(-1, -1, -1, 4, -1)], -1)
+        scores = net.score_network(both).squeeze(-1)
+    chosen = torch.einsum("bmhr,bmhrv->bmhv", scores.softmax(-1), found).flatten(-2)
+    agree(net(x, x, x, mask), net.out_proj(chosen))
