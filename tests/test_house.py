@@ -153,9 +153,11 @@ MODULES = (
     "random",
     "sparsity",
     "ops.residual",
+    "compat.factory",
     "compat.ops",
     "compat.ops.fmha",
     "compat.sparse_attention",
+    "compat.timm",
 )
 
 
