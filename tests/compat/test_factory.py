@@ -190,7 +190,7 @@ def test_a_model_is_what_one_writes_by_hand(style: str) -> None:
         x = hand_written(state, "encoder", style, at, x)
     for at in range(2):
         y = hand_written(state, "decoder", style, at, y, x)
-    torch.testing.assert_close(model(source, target), y, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(model(source, target), y, rtol=1e-7, atol=1e-7)
     torch.testing.assert_close(encoded(model, source), x, rtol=1e-7, atol=1e-7)
 
 
@@ -201,7 +201,7 @@ def test_a_block_is_one_layer(style: str) -> None:
     x, memory = torch.randn(2, 2, 7, EMB).double()
     state = {f"decoders.0.{name}": t for name, t in one.state_dict().items()}
     torch.testing.assert_close(
-        one(x, memory), hand_written(state, "decoder", style, 0, x, memory), rtol=1e-4, atol=1e-4
+        one(x, memory), hand_written(state, "decoder", style, 0, x, memory), rtol=1e-7, atol=1e-7
     )
 
 
@@ -261,6 +261,13 @@ def test_wrong_use_is_refused(says: str) -> None:
     kind, given = WRONG[says]
     with pytest.raises(kind, match=says):
         xFormer.from_config(xFormerConfig(given))
+
+
+def test_decoders_that_would_see_the_memory_in_two_ways_are_refused() -> None:
+    with pytest.raises(NotImplementedError, match="all decoders have one style"):
+        xFormer([block(), block("decoder", "pre"), block("decoder", "post", position_encoding_config=None)])
+    with pytest.raises(NotImplementedError, match="Compositional takes no k"):
+        xFormer([block(), block("decoder", multi_head_config_cross=heads("compositional"))])
 
 
 def test_patches_of_another_kind_are_refused() -> None:

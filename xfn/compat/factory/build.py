@@ -16,6 +16,7 @@ from ...factory.stack import Stack
 from ...factory.sublayer import PROJECTIONS, Losses, same_for_all
 from ...ops.layer_norm import layer_norm
 from ...ops.rms_norm import rms_norm
+from ...parts import honours
 from ...parts.position.none import None_
 from .config import ResidualNormStyle, xFormerBlockConfig, xFormerConfig
 from .names import Name, canonical, named
@@ -156,12 +157,24 @@ def stacks(
     first = Stack(encoder, None, deep.get("encoder"), predicts=False) if encoder else None
     width = first.width if first else memory
     second = Stack(decoder, width, deep.get("decoder"), predicts=False) if decoder else None
+    if second and width:
+        _one_memory(decoder)
     for stack in (first, second):
         if stack:
             stack.check()
     if tied and not (first and second and first.stages[0].takes == second.stages[0].takes):
         raise ValueError("embeddings are tied where encoder and decoder have positions of one kind")
     return Both(first, second, biased, tied)
+
+
+def _one_memory(decoder: Sequence[Decoder]) -> None:
+    """Raise where decoders do not all see the memory alike."""
+    if len({stage.residual for stage in decoder}) > 1:
+        raise NotImplementedError("all decoders have one style and one norm, where they look at an encoder")
+    for stage in decoder:
+        if hasattr(stage.residual, "last") and "k" not in honours(stage.cross):
+            called = type(stage.cross).__name__
+            raise NotImplementedError(f"{called} takes no k, through whose weights a pre-norm decoder sees the memory")
 
 
 def names_of(made: Both, alone: bool = False) -> list[Name]:
