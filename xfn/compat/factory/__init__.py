@@ -10,6 +10,6 @@ from .config import xFormerStackConfig as xFormerStackConfig
 from .config import xFormerWeightInit as xFormerWeightInit
 from .hierarchical_configs import BasicLayerConfig as BasicLayerConfig
 from .hierarchical_configs import get_hierarchical_configuration as get_hierarchical_configuration
-from .model import xFormer as xFormer
-from .model import xFormerDecoderBlock as xFormerDecoderBlock
-from .model import xFormerEncoderBlock as xFormerEncoderBlock
+from .model_factory import xFormer as xFormer
+from .model_factory import xFormerDecoderBlock as xFormerDecoderBlock
+from .model_factory import xFormerEncoderBlock as xFormerEncoderBlock
