@@ -6,6 +6,13 @@
 
 namespace {
 
+// A word where it lies: a pair of bfloat16 need not begin where a float would.
+template <class S> INLINE S word(const S* p) {
+  S x;
+  std::memcpy(&x, p, sizeof x);
+  return x;
+}
+
 template <class Kind, int R, int W, class S>
 INLINE void multiply(Vec<S> (&c)[R][W], const S* A, long ra, long ka, const S* B, long kb, long depth) {
 #pragma GCC unroll 1
@@ -18,7 +25,7 @@ INLINE void multiply(Vec<S> (&c)[R][W], const S* A, long ra, long ka, const S* B
       if constexpr (W == 1) {
         c[r][0] = Kind::mac(A + r * ra, b[0], c[r][0]);
       } else {
-        Vec<S> a = splat(A[r * ra]);
+        Vec<S> a = splat(word(A + r * ra));
         KEEP(a);  // in a register: one broadcast for W products
 #pragma GCC unroll 64
         for (int v = 0; v < W; v++) c[r][v] = Kind::mac(a, b[v], c[r][v]);
