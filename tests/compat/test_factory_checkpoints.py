@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from xfn import random
 from xfn._core.params import leaves
 from xfn.compat.factory import build, params_from_state_dict, xFormer, xFormerConfig
 
@@ -85,6 +86,18 @@ def test_modules_and_functions_read_one_checkpoint(kind: str) -> None:
     x = torch.randn(2, 64, 32) if kind == "learnable" else tokens()
     params = params_from_state_dict(config, model.state_dict())
     assert torch.equal(build(config).apply(params, x)[0], model(x))
+
+
+def test_a_batch_draws_what_its_examples_draw() -> None:
+    given = {**heads(), "residual_dropout": 0.5}
+    sides = {"multi_head_config_masked": given, "multi_head_config_cross": given}
+    for blocks in ([block(multi_head_config=given)], [block(multi_head_config=given), block("decoder", **sides)]):
+        init, apply = build(xFormerConfig(blocks))
+        params, x, key = init(random.key(0)), tokens(), random.key(3)
+        y = apply(params, x, key=key)[0]
+        for i, one in enumerate(x):
+            torch.testing.assert_close(apply(params, one, key=random.fold_in(key, i))[0], y[i])
+        assert not torch.allclose(apply(params, x)[0], y)
 
 
 def test_names_of_particular_parts() -> None:

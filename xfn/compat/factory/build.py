@@ -12,7 +12,7 @@ from ...bias import Bias
 from ...factory import Decoder, Encoder, Model
 from ...factory.build import coefficients
 from ...factory.refuse import refuse
-from ...factory.stack import Stack
+from ...factory.stack import Stack, children
 from ...factory.sublayer import PROJECTIONS, Losses, same_for_all
 from ...ops.layer_norm import layer_norm
 from ...ops.rms_norm import rms_norm
@@ -59,7 +59,15 @@ class Both(NamedTuple):
     ) -> tuple[Tensor, Losses]:  # fmt: skip
         """Features, and the losses of layers by name. Without an encoder, a target alone is ``source``."""
         losses: Losses = {}
-        first, second = (None, None) if key is None else (random.fold_in(key, 0), random.fold_in(key, 1))
+        source = source if self.encoder is None else image(self.encoder, source)
+        batches = {
+            stack.stages[0].batch(x)
+            for stack, x in ((self.encoder, source), (self.decoder, source if target is None else target))
+            if stack
+        }
+        if key is not None and len(batches) == 1:  # one example, one key, in both
+            key = random.spread(key, batches.pop())
+        first, second = children(key, 2)
         seen = Bias.of(source_bias)
         if self.encoder is None:
             own_bias = Bias.of(target_bias) if source_bias is None else seen
@@ -67,7 +75,7 @@ class Both(NamedTuple):
         own = params["encoder"]
         if self.tied:
             own = {**own, "position": params["decoder"]["position"]}
-        y = self.encoder.run(own, image(self.encoder, source), seen, losses, first)
+        y = self.encoder.run(own, source, seen, losses, first)
         if self.decoder is None:
             return y, losses
         hidden = same_for_all(seen) if memory_bias is None else Bias.of(memory_bias)
