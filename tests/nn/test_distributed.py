@@ -52,7 +52,9 @@ def work(rank: int, port: int, folder: str) -> None:
     whole = {name: t.full_tensor() for name, t in sharded.state_dict().items()}
     if rank == 0:
         torch.save((replicated.state_dict(), whole, local), Path(folder) / "states.pt")
+    dist.barrier()
     dist.destroy_process_group()
+    os._exit(0)  # what gloo has still running when Python ends, ends it with an abort now and then
 
 
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
