@@ -10,6 +10,11 @@ template <class S, bool centered> struct Moments {
   INLINE Vec<S> operator()(Vec<S> x) const { return apart(x) * r; }
 };
 
+// r of a sum of squares, which is rounded once.
+template <class S> INLINE S scale_of(S squares, const RowProblem& p) {
+  return (S)(1 / std::sqrt((double)squares / (double)p.E + p.eps));
+}
+
 template <class T, bool centered> void norm(const RowProblem& p, int64_t index) {
   typedef typename RowTask<T>::S S;
   const RowTask<T> task(p, index);
@@ -24,7 +29,7 @@ template <class T, bool centered> void norm(const RowProblem& p, int64_t index) 
       const Vec<S> d = first_lanes<S>(n.apart(widen(x + e, count)), count);
       return d * d;
     });
-    n.r = (S)1 / std::sqrt(squares / E + (S)p.eps);
+    n.r = scale_of(squares, p);
     each<S>(p.E, [&](long e, auto count) INLINE_LAMBDA {
       Vec<S> v = n(widen(x + e, count));
       if (weight) v *= widen(weight + e, count);
@@ -73,7 +78,7 @@ template <class T, bool centered> struct NormBack : RowTask<T> {
       const Vec<S> d = first_lanes<S>(row.n.apart(widen(row.x + e, count)), count);
       return std::array{d * d, this->g(row, e, count) * d};
     });
-    row.n.r = (S)1 / std::sqrt(squares / E + (S)p.eps);
+    row.n.r = scale_of(squares, p);
     row.along = along * row.n.r / E;
     return row;
   }

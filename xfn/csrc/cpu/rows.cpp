@@ -1,6 +1,4 @@
 // Ops on rows as torch ops: tensors to a RowProblem, its tasks to torch's threads.
-#include <type_traits>
-
 #include "isa.h"
 #include "row.h"
 #include "tensors.h"
@@ -12,36 +10,6 @@ using Two = std::tuple<Tensor, Tensor>;
 using Three = std::tuple<Tensor, Tensor, Tensor>;
 
 constexpr int64_t FAR = 16 << 20;  // bytes of a result that goes past the caches
-
-struct Bf16 {
-  uint16_t bits;
-  operator float() const {
-    const uint32_t wide = (uint32_t)bits << 16;
-    float number;
-    std::memcpy(&number, &wide, 4);
-    return number;
-  }
-  Bf16& operator=(float number) {
-    uint32_t wide;
-    std::memcpy(&wide, &number, 4);
-    bits = (uint16_t)((number == number ? wide + 0x7fff + (wide >> 16 & 1) : wide | 0x400000) >> 16);
-    return *this;
-  }
-};
-// f of the numbers of a tensor.
-template <class Data, class F> void numbers(Data* data, xfn::Dtype dtype, const F& f) {
-  const auto as = [&]<class T>() { f((std::conditional_t<std::is_const_v<Data>, const T, T>*)data); };
-  switch (dtype) {
-    case xfn::Dtype::f64:
-      return as.template operator()<double>();
-    case xfn::Dtype::f32:
-      return as.template operator()<float>();
-    case xfn::Dtype::f16:
-      return as.template operator()<_Float16>();
-    default:
-      return as.template operator()<Bf16>();
-  }
-}
 
 // x is [..., E], and the first `outer` of its dims are parts; what rows share has E numbers, or E for each part.
 struct Call {
@@ -83,23 +51,11 @@ struct Call {
     const Tensor& t = alive.emplace_back(good ? *from : packed(*from));
     to = {t.const_data_ptr(), step(t, 0, outer), step(t, outer, rank)};
   }
-  template <class S> Tensor widened(const Tensor& t, ScalarType dtype) {
-    const Tensor whole = t.is_contiguous() ? t : packed(t);
-    Tensor to = make({t.numel()}, dtype);
-    S* sums = (S*)to.mutable_data_ptr();
-    numbers(whole.const_data_ptr(), dtype_of(t), [&](const auto* from) {
-      for (int64_t i = 0; i < t.numel(); i++) sums[i] = (S)from[i];
-    });
-    return to;
-  }
   void share(xfn::Grid& to, const Maybe& from) {
     if (!from) return;
     STD_TORCH_CHECK(from->numel() == p.E || from->numel() == p.P * p.E, "what rows share has E numbers, or P times E");
-    const ScalarType dtype = wide(x.scalar_type());
-    const bool good = from->scalar_type() == dtype && from->is_contiguous();
-    const Tensor& t = alive.emplace_back(good                          ? *from
-                                         : dtype == ScalarType::Double ? widened<double>(*from, dtype)
-                                                                       : widened<float>(*from, dtype));
+    const Tensor wider = ts::to(*from, wide(x.scalar_type()));
+    const Tensor& t = alive.emplace_back(wider.is_contiguous() ? wider : packed(wider));
     to = {t.const_data_ptr(), t.numel() == p.E ? 0 : p.E, 0};
   }
   void bound(xfn::Grid& to, const Maybe& from) {
@@ -131,24 +87,20 @@ struct Call {
     to = needed ? t.mutable_data_ptr() : nullptr;
     return t;
   }
-  template <class S> Tensor added(const Tensor& lines, const Tensor& like) {
-    Tensor to = make(Shape(like.sizes().begin(), like.sizes().end()), like.scalar_type());
-    STD_TORCH_CHECK(to.numel() == p.P * p.E, "a gradient has a line for each part");
+  template <class S> void add(const Tensor& lines, Tensor& to) const {
     const S* from = (const S*)lines.const_data_ptr();
-    std::vector<S> sum(p.E);
-    for (int64_t part = 0; part < p.P; part++) {
-      std::fill(sum.begin(), sum.end(), (S)0);
+    S* sum = (S*)to.mutable_data_ptr();
+    std::fill_n(sum, p.P * p.E, (S)0);
+    for (int64_t part = 0; part < p.P; part++, sum += p.E)
       for (int64_t task = 0; task < p.tasks(); task++, from += p.E)
         for (int64_t e = 0; e < p.E; e++) sum[e] += from[e];
-      numbers(to.mutable_data_ptr(), dtype_of(like), [&](auto* line) {
-        for (int64_t e = 0; e < p.E; e++) line[part * p.E + e] = sum[e];
-      });
-    }
-    return to;
   }
-  Tensor summed(const Tensor& lines, const Maybe& like) {
+  Tensor summed(const Tensor& lines, const Maybe& like) const {
     if (lines.dim() == 1 || !like) return lines;
-    return lines.scalar_type() == ScalarType::Double ? added<double>(lines, *like) : added<float>(lines, *like);
+    STD_TORCH_CHECK(like->numel() == p.P * p.E, "a gradient has a line for each part");
+    Tensor to = make(Shape(like->sizes().begin(), like->sizes().end()), lines.scalar_type());
+    to.scalar_type() == ScalarType::Double ? add<double>(lines, to) : add<float>(lines, to);
+    return ts::to(to, like->scalar_type());
   }
 
   void run(RowMember member) {
