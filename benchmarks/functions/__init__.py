@@ -4,14 +4,13 @@ own, eager and compiled."""
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import product
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 import xfn
-from benchmarks.attention.problem import Settings
+from benchmarks.attention.problem import Settings, both
 from benchmarks.contest import Call, Contest, Row, faster
 from benchmarks.machine import name
 from xfn import random
@@ -76,8 +75,7 @@ def layers(p: float, dtype: torch.dtype, E: int) -> Contest:
 
     tensors = drawn([(512, E), (4 * E, E), (4 * E,), (E, 4 * E), (E,)], dtype)
     tensors = [t * E**-0.5 if i else t for i, t in enumerate(tensors)]
-    beside = {"mlp": Call(both(partial(ours, xfn.mlp), tensors))}
-    return contest(partial(ours, xfn.fused_mlp), theirs, tensors, comparable=not p, beside=beside)
+    return contest(partial(ours, xfn.fused_mlp), theirs, tensors, comparable=not p, mlp=partial(ours, xfn.mlp))
 
 
 def drawn(shapes: Sequence[tuple[int, ...]], dtype: torch.dtype) -> list[Tensor]:
@@ -86,16 +84,11 @@ def drawn(shapes: Sequence[tuple[int, ...]], dtype: torch.dtype) -> list[Tensor]
 
 
 def contest(
-    ours: Function, theirs: Function, tensors: list[Tensor], *, comparable: bool, beside: dict[str, Call] | None = None
+    ours: Function, theirs: Function, tensors: list[Tensor], *, comparable: bool, mlp: Function | None = None
 ) -> Contest:
     torch.compiler.reset()  # a function that was compiled too often for other shapes would run uncompiled
     compiled = torch.compile(theirs, dynamic=False)
-    peers = {"torch": Call(both(theirs, tensors)), "compiled": Call(both(compiled, tensors), compiled=True)}
-    return Contest(Call(both(ours, tensors)), peers, beside or {}, comparable)
-
-
-def both(f: Function, tensors: Sequence[Tensor]) -> Callable[[], Any]:
-    """f and the gradient of all that it takes."""
-    leaves = [t.detach().requires_grad_() for t in tensors]
-    d = torch.randn(leaves[0].shape, generator=torch.Generator().manual_seed(1)).to(leaves[0].dtype)
-    return lambda: torch.autograd.grad(f(*leaves), leaves, d)
+    d = torch.randn(tensors[0].shape, generator=torch.Generator().manual_seed(1)).to(tensors[0].dtype)
+    peers = {"torch": Call(both(theirs, tensors, d)), "compiled": Call(both(compiled, tensors, d), compiled=True)}
+    beside = {} if mlp is None else {"mlp": Call(both(mlp, tensors, d))}
+    return Contest(Call(both(ours, tensors, d)), peers, beside, comparable)

@@ -10,6 +10,11 @@ Outs = tuple[Tensor, ...]
 Grads = Sequence[Tensor | None]
 
 
+def bits(needs: Sequence[bool]) -> int:
+    """Which gradients are needed, as one number."""
+    return sum([1 << i for i, need in enumerate(needs) if need])
+
+
 class Definition(Protocol):
     """What an op is made of. In the rules ``None`` is an absent argument, or a derivative that is zero."""
 

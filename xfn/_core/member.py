@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .composite import pull
+from .definition import bits
 from .dispatch import Call, at_once, choose
 from .kernel import Args, Grads, Outs, RawOp, Short, plain, records
 from .kinds import wide
@@ -111,8 +112,8 @@ class Member:
 
     def flat(self, groups: Groups, options: Options, needs: Sequence[bool]) -> Args:
         """Groups, options and the backend, as the op takes them."""
-        bits = (sum([1 << i for i, need in enumerate(needs) if need]),) if self.inward else ()
-        return (*chain.from_iterable(groups), *options, *bits)
+        last = (bits(needs),) if self.inward else ()
+        return (*chain.from_iterable(groups), *options, *last)
 
     def split(self, flat: Args) -> tuple[list[Any], Options]:
         """Flat arguments as groups, then the options and the backend."""

@@ -4,11 +4,18 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from .shapes import Shape, broadcast
 
 Maybe = Tensor | None
+
+
+def cotangent(dy: Maybe, y: Maybe) -> Tensor:
+    """dy, or zeros like y."""
+    assert y is not None
+    return torch.zeros_like(y) if dy is None else dy
 
 
 class Parts(NamedTuple):

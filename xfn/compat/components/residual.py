@@ -66,9 +66,7 @@ class Residual(torch.nn.Module, RequiresWrappedInputs):
         return x + _called(self.layer, inputs, kwargs)
 
 
-class PreNorm(torch.nn.Module, RequiresWrappedInputs):
-    """sublayer(norm x, …), of every input, and once of those that are the same."""
-
+class _Normed(torch.nn.Module, RequiresWrappedInputs):
     def __init__(
         self,
         d_norm: int,
@@ -78,6 +76,10 @@ class PreNorm(torch.nn.Module, RequiresWrappedInputs):
     ) -> None:
         super().__init__()
         self.norm, self.sublayer = get_normalization_layer(normalization)(d_norm), sublayer
+
+
+class PreNorm(_Normed):
+    """sublayer(norm x, …), of every input, and once of those that are the same."""
 
     def forward(self, inputs: Sequence[Tensor], **kwargs: Any) -> Tensor:
         """Of a list of inputs; all else goes to the sublayer."""
@@ -87,18 +89,8 @@ class PreNorm(torch.nn.Module, RequiresWrappedInputs):
         return _called(self.sublayer, [normed[id(x)] for x in inputs], kwargs)
 
 
-class PostNorm(torch.nn.Module, RequiresWrappedInputs):
+class PostNorm(_Normed):
     """norm(sublayer(x, …))."""
-
-    def __init__(
-        self,
-        d_norm: int,
-        sublayer: torch.nn.Module,
-        normalization: NormalizationType | str = NormalizationType.LayerNorm,
-        use_triton: bool = True,
-    ) -> None:
-        super().__init__()
-        self.norm, self.sublayer = get_normalization_layer(normalization)(d_norm), sublayer
 
     def forward(self, inputs: Sequence[Tensor], **kwargs: Any) -> Tensor:
         """Of a list of inputs; all else goes to the sublayer."""

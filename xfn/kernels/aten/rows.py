@@ -1,21 +1,14 @@
 """What is shared by kernels in plain torch of ops on rows: they take every call, on every device."""
 
-import torch
 from torch import Tensor
 
 from ..._core.dispatch import Call
-
-Maybe = Tensor | None
+from ..._core.rows import Maybe as Maybe
+from ..._core.rows import cotangent as cotangent
 
 
 def supports(call: Call) -> list[str]:
     return []
-
-
-def cotangent(dy: Maybe, y: Maybe) -> Tensor:
-    """dy, or zeros like y."""
-    assert y is not None
-    return torch.zeros_like(y) if dy is None else dy
 
 
 def fit(grad: Tensor, t: Maybe, need: bool) -> Maybe:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..._core.choice import ENTRIES
+from ..._core.definition import bits
 from ..._core.dispatch import Call
 from ..._core.kinds import FLOATS, broken, wide
 from ..._core.philox import threshold
@@ -67,8 +68,8 @@ def backward(
     x: Group, c: Group, y: Group, dy: Group, needs: Sequence[bool], *, p: float, scale: float, block: float = 0.0
 ) -> list[Maybe]:
     if not block and _bare(x, c):
-        bits = needs[0] | needs[1] << 1 | needs[2] << 2
-        *grads, leaked, whole = BARE_BACKWARD(x[0], x[1], x[2], c[0], c[1], *y, *dy, scale, bits)
+        wanted = needs[0] | needs[1] << 1 | needs[2] << 2
+        *grads, leaked, whole = BARE_BACKWARD(x[0], x[1], x[2], c[0], c[1], *y, *dy, scale, wanted)
         if not (leaked and _hides(c)):
             return [*grads, None, None] if whole else _fit(grads, x, needs)
     found = None if block else counted(x, c, entries=True)
@@ -78,7 +79,7 @@ def backward(
     [x], c, block = _tiled(found, [x], c, block)
 
     def call(xs: Groups, ys: Groups, marks: Group) -> Results:
-        args = (*_wide(xs[0], xs[0]), *_given(c, marks), *ys[0], *ys[1], *_numbers(c, p, scale, block), _bits(needs))
+        args = (*_wide(xs[0], xs[0]), *_given(c, marks), *ys[0], *ys[1], *_numbers(c, p, scale, block), bits(needs))
         return BACKWARD(*args)  # type: ignore[no-any-return]
 
     return _fit(_run(call, c, [x], [y, dy]), x, needs)
@@ -103,7 +104,7 @@ def hvp(
     def call(xs: Groups, ys: Groups, marks: Group) -> Results:
         y, ty, dy, tdy = ys
         args = (*_wide(xs[0], xs[0]), *_given(c, marks), *y, *ty, *dy, *_wide(xs[1], xs[0]), *tdy)
-        return HVP(*args, *_numbers(c, p, scale, block), _bits(needs))  # type: ignore[no-any-return]
+        return HVP(*args, *_numbers(c, p, scale, block), bits(needs))  # type: ignore[no-any-return]
 
     return _fit(_run(call, c, [x, tx], [y, ty, dy, tdy]), x, needs)
 
@@ -183,10 +184,6 @@ def _given(c: Group, marks: Group) -> Group:
 
 def _numbers(c: Group, p: float, scale: float, block: float) -> tuple[float, int, int]:
     return scale, 0 if c[2] is None else threshold(p), int(block)
-
-
-def _bits(needs: Sequence[bool]) -> int:
-    return sum([1 << i for i, need in enumerate(needs) if need])
 
 
 def _fit(grads: Sequence[Tensor], x: Group, needs: Sequence[bool]) -> list[Maybe]:

@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from ..._core.activations import ACTIVATIONS
 from ..._core.philox import threshold
 from .rows import DETAIL as DETAIL
-from .rows import DROPOUT, DROPOUT_BACKWARD, Maybe, Parts, bits
+from .rows import DROPOUT, DROPOUT_BACKWARD, Maybe, Parts, bits, cotangent
 from .rows import certain as certain
 from .rows import supports as supports
 
@@ -31,8 +30,7 @@ def backward(
 ) -> list[Maybe]:
     rest = threshold(p), ORDER[activation], bits(needs[:2])
     given, bias, residual = x
-    assert y[0] is not None
-    d = torch.zeros_like(y[0]) if dy[0] is None else dy[0]
+    d = cotangent(dy[0], y[0])
     line, parts = _parts([given, d], bias, c[0])
     if parts is None:
         dx, dbias = DROPOUT_BACKWARD(given, bias, None, d, 0, *rest)

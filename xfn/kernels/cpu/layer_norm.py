@@ -2,11 +2,10 @@
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from .rows import DETAIL as DETAIL
-from .rows import NORM, NORM_BACKWARD, Maybe, Parts, bits
+from .rows import NORM, NORM_BACKWARD, Maybe, Parts, bits, cotangent
 from .rows import certain as certain
 from .rows import supports as supports
 
@@ -26,8 +25,7 @@ def backward(
     x: Group, c: Group, y: Group, dy: Group, needs: Sequence[bool], *, eps: float, centered: bool = True
 ) -> list[Maybe]:
     given, weight, bias = (*x, None)[:3]
-    assert y[0] is not None
-    d = torch.zeros_like(y[0]) if dy[0] is None else dy[0]
+    d = cotangent(dy[0], y[0])
     parts = Parts.of([given, d], [weight, bias])
     if parts is None:
         found = NORM_BACKWARD(given, weight, bias, d, 0, eps, centered, bits(needs))

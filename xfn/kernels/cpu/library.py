@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from ..._core.dispatch import Call
 from ..._core.library import texts
 
 PATH = Path(__file__).parent.parent.parent / "_cpu.so"
@@ -22,3 +23,8 @@ def isa() -> str:
     for op in ("bare", "bare_backward", "forward", "backward", "jvp", "hvp", "jvp2"):
         LIBRARY.impl(f"attention_{op}", torch.library.fallthrough_kernel, "Autograd")  # autograd ends where they begin
     return name
+
+
+def supports(call: Call) -> list[str]:
+    device = next(iter(call.tensors.values())).device.type
+    return [] if device == "cpu" else [f"it runs on the cpu, not on {device}"]

@@ -3,18 +3,13 @@
 import torch
 from torch import Tensor
 
-from ..._core.dispatch import Call
 from ..._core.entries import Entries, batched
 from ..._core.kinds import wide
 from .library import isa
+from .library import supports as supports
 
 DETAIL = isa()
 OPS = torch.ops.xfn_cpu
-
-
-def supports(call: Call) -> list[str]:
-    device = next(iter(call.tensors.values())).device.type
-    return [] if device == "cpu" else [f"it runs on the cpu, not on {device}"]
 
 
 class Compiled(Entries):

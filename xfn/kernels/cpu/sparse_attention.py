@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from ..._core import sparse
+from ..._core.definition import bits
 from ..._core.entries import Grads, Group, batched, fit
 from ..._core.philox import threshold
 from .products import DETAIL as DETAIL
@@ -27,9 +28,8 @@ def backward(x: Group, c: Group, y: Group, dy: Group, needs: Sequence[bool], *, 
     ranks = (3, 3, 3, 2, 2, 2, 2, 2, 1, 3, 2, 3, 2)
     batch, tensors = batched(*zip((*x, *c, *y, *dy), ranks, strict=True))
     q, k, v, row_ends, columns, column_ends, rows, _, key, *ys = tensors
-    bits = sum(1 << i for i, need in enumerate(needs) if need)
     tables = (row_ends, columns, column_ends, rows, key)
-    grads = OPS.sparse_backward(q, k, v, *tables, *ys, scale, _threshold(c, p), bits)
+    grads = OPS.sparse_backward(q, k, v, *tables, *ys, scale, _threshold(c, p), bits(needs))
     return fit([g.reshape(*batch, *g.shape[1:]) if n else None for g, n in zip(grads, needs, strict=True)], x, needs)
 
 

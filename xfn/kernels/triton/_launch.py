@@ -10,11 +10,12 @@ from torch import Tensor
 
 from ..._core.dispatch import Call
 from ..._core.kinds import wide
+from ..._core.rows import Maybe as Maybe
 from ..._core.rows import Parts
+from ..._core.rows import cotangent as cotangent
 from ._strips import ABSENT, Lines, columns
 from ._target import DEVICES, INTERPRETED
 
-Maybe = Tensor | None
 Group = Sequence[Maybe]
 
 WIDEST = 1 << 16
@@ -34,12 +35,6 @@ def supports(call: Call) -> list[str]:
         "a tensor is empty": not all(t.numel() for t in given),
     }
     return [reason for reason, holds in against.items() if holds]
-
-
-def cotangent(dy: Maybe, y: Maybe) -> Tensor:
-    """dy, or zeros like y."""
-    assert y is not None
-    return torch.zeros_like(y) if dy is None else dy
 
 
 def parted(rows: Sequence[Maybe], shared: Sequence[Maybe], inner: int | None = None) -> Parts:

@@ -62,11 +62,28 @@ class _SeqLenInfo:
 
 
 @dataclass(eq=False)
-class _PaddedSeqLenInfo(_SeqLenInfo):
-    """Sequences in slots of ``padding``: number i is at ``i · padding``, ``seqlen_py[i]`` long."""
+class _Slots(_SeqLenInfo):
+    """Sequences with room behind them: number i is at ``seqstart_py[i]``, ``seqlen_py[i]`` long."""
 
     seqlen: Tensor
     seqlen_py: list[int]
+
+    @property
+    def lengths(self) -> list[int]:
+        return self.seqlen_py
+
+    def intervals(self) -> Iterator[tuple[int, int]]:
+        for start, length in zip(self.seqstart_py, self.seqlen_py, strict=False):
+            yield start, start + length
+
+    def to(self, device: torch.device | str) -> Self:
+        return replace(self, seqstart=self.seqstart.to(device), seqlen=self.seqlen.to(device))
+
+
+@dataclass(eq=False)
+class _PaddedSeqLenInfo(_Slots):
+    """Sequences in slots of ``padding``: number i is at ``i · padding``."""
+
     padding: int
 
     @classmethod
@@ -88,27 +105,13 @@ class _PaddedSeqLenInfo(_SeqLenInfo):
         self.min_seqlen = min(self.seqlen_py)
         self.seqlen.copy_(_int32(self.seqlen_py, None))
 
-    @property
-    def lengths(self) -> list[int]:
-        return self.seqlen_py
-
-    def intervals(self) -> Iterator[tuple[int, int]]:
-        for start, length in zip(self.seqstart_py, self.seqlen_py, strict=False):
-            yield start, start + length
-
     def split(self, x: Tensor, batch_sizes: Sequence[int] | None = None) -> list[Tensor]:
         raise NotImplementedError("what is padded is not split: slice the tensor by intervals()")
 
-    def to(self, device: torch.device | str) -> Self:
-        return replace(self, seqstart=self.seqstart.to(device), seqlen=self.seqlen.to(device))
-
 
 @dataclass(eq=False)
-class _GappySeqInfo(_SeqLenInfo):
-    """Sequences with gaps: number i is at ``seqstart_py[i]``, ``seqlen_py[i]`` long; all end at the last start."""
-
-    seqlen: Tensor
-    seqlen_py: list[int]
+class _GappySeqInfo(_Slots):
+    """Sequences with gaps; all end at the last start."""
 
     @classmethod
     def from_seqlens(cls, seqlens: Sequence[int] | Tensor, *, device: Device = None) -> Self:
@@ -126,19 +129,8 @@ class _GappySeqInfo(_SeqLenInfo):
         bounds = max(lengths, default=-1), min(lengths, default=-1)
         return cls(_int32(starts, device), *bounds, starts, _int32(lengths, device), lengths)
 
-    @property
-    def lengths(self) -> list[int]:
-        return self.seqlen_py
-
-    def intervals(self) -> Iterator[tuple[int, int]]:
-        for start, length in zip(self.seqstart_py, self.seqlen_py, strict=False):
-            yield start, start + length
-
     def split(self, x: Tensor, batch_sizes: Sequence[int] | None = None) -> list[Tensor]:
         raise NotImplementedError("what has gaps is not split: slice the tensor by intervals()")
-
-    def to(self, device: torch.device | str) -> Self:
-        return replace(self, seqstart=self.seqstart.to(device), seqlen=self.seqlen.to(device))
 
 
 def integers(values: Sequence[int] | Tensor) -> list[int]:
