@@ -16,6 +16,7 @@ from xfn import attention, bias, random
 from xfn._core.dims import Dims
 from xfn._core.params import leaves
 from xfn._core.params import tree as nested
+from xfn.parts import draws
 
 from ..cases import agree
 from ..catalogue import (
@@ -266,6 +267,13 @@ def test_who_breaks_a_promise_is_found() -> None:
 
 
 # Training is where there is a key.
+
+
+@every_call()
+def test_a_part_that_says_it_draws_nothing_needs_no_key(subject: Subject) -> None:
+    params, data = subject.init(), subject.draw(2)
+    if not draws(subject.part):
+        agree(subject(params, data, KEY), subject(params, data), 0.0)
 
 
 @every_call()

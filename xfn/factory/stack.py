@@ -17,7 +17,7 @@ from ..ops.patch import init_patch, patch
 from ..ops.residual import DeepNorm
 from ..ops.reversible import reversible
 from ..ops.simplicial import simplicial
-from ..parts import honours
+from ..parts import draws, honours
 from ..parts.position.none import None_
 from ..parts.position.vocab import Vocab
 from .config import Decoder, Encoder, Stage
@@ -71,6 +71,7 @@ class Layers:
         if isinstance(config, Decoder) and memory is not None:
             cross = Attention("cross", config.cross, *rest, causal=False, p=config.p, context=memory)
             self.sublayers.insert(1, cross)
+        self.draws = draws(self.position) or any(sublayer.draws for sublayer in self.sublayers)
 
     def init(self, key: Tensor) -> dict[str, Any]:
         keys, params, dims = random.split(key, 4), dict[str, Any](), self.dims
@@ -139,7 +140,7 @@ class Layers:
             with watch("layers"):
                 y1, y2 = reversible(f.branch, g.branch)(pairs, x, x, given, key=key)
                 return (y1 + y2) / 2
-        keys = children(key, len(self.sublayers) * len(layers))
+        keys = children(key if self.draws else None, len(self.sublayers) * len(layers))
         for i, layer in enumerate(layers):
             with watch(f"layers.{i}"):
                 for j, sublayer in enumerate(self.sublayers):
@@ -165,6 +166,7 @@ class Stack:
         self.predicts = predicts and self.last.dims.vocab is not None
         self.tied, self.lent = tied or any(stage.tie_embeddings for stage in stages), lent
         self.normed = hasattr(self.last.residual, "last")
+        self.draws = any(stage.draws for stage in self.stages)
 
     def init(self, key: Tensor) -> dict[str, Any]:
         keys = random.split(key, len(self.stages) + 2)
@@ -205,7 +207,7 @@ class Stack:
         memory: tuple[Tensor, Bias] | None = None, words: Tensor | None = None, watch: Watch = unwatched,
     ) -> Tensor:  # fmt: skip
         """What comes out; losses are added up."""
-        key = None if key is None else random.spread(key, self.stages[0].batch(x))
+        key = None if key is None or not self.draws else random.spread(key, self.stages[0].batch(x))
         grid: Grid = None
         keys = children(key, 2 * len(self.stages))
         for i, (stage, own) in enumerate(zip(self.stages, self.each(params), strict=True)):

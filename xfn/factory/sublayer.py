@@ -13,7 +13,7 @@ from .._core.terms import Dense, Interval, Term
 from ..bias import Bias, causal
 from ..ops.dropout import dropout
 from ..ops.heads import heads, init_heads
-from ..parts import honours
+from ..parts import draws, honours
 from .weights import drawn
 
 Losses = dict[str, Tensor]
@@ -35,7 +35,7 @@ class Sublayer:
 
     def __init__(self, name: str, part: Any, residual: Any, dims: Dims, alpha: float | None, gain: float) -> None:
         self.name, self.part, self.residual, self.dims, self.gain = name, part, residual, dims, gain
-        self.takes = honours(part)
+        self.takes, self.draws = honours(part), draws(part)
         self.called = type(part).__name__
         self.scaled = () if alpha is None else (alpha,)
 
@@ -56,11 +56,13 @@ class Sublayer:
 
     def apply(self, params: Any, x: Tensor, given: Given, losses: Losses, key: Tensor | None) -> Tensor:
         """The stream behind this sublayer of a layer with ``params``."""
+        key = key if self.draws else None
         f = lambda params, x: self.run(params, x, given, losses, key)
         return self.residual.apply(self.both(params), x, f, *self.scaled)  # type: ignore[no-any-return]
 
     def branch(self, both: Any, x: Tensor, given: Given, *, key: Tensor | None = None) -> Tensor:
         """What it adds to the other stream of a reversible stack; of its own parameters."""
+        key = key if self.draws else None
         losses: Losses = {}
         f = lambda params, x: self.run(params, x, given, losses, key)
         y = self.residual.branch(both, x, f)
@@ -86,6 +88,7 @@ class Attention(Sublayer):
     ) -> None:  # fmt: skip
         super().__init__(name, part, residual, dims, alpha, gain)
         self.causal, self.p, self.context = causal, p, context
+        self.draws = self.draws or p > 0
         self.within = {"q", "k", "v"} <= self.takes
         self.position = position if position is not None and "q" in honours(position) else None
 
@@ -117,10 +120,10 @@ class Attention(Sublayer):
                 asked["key"] = None if key is None else random.fold_in(key, 0)
             y = part.apply(params, x, **asked)
             return dropout(y, p, key=random.fold_in(key, 1)) if p and key is not None else y
-        own, draws = params.get("attend", {}), "key" in self.takes
+        own = params.get("attend", {})
 
         def attend(q: Tensor, k: Tensor, v: Tensor, _: Any, *, key: Tensor | None) -> Tensor:
-            return part.apply(own, q, k, v, **asked, **({"key": key} if draws else {}))  # type: ignore[no-any-return]
+            return part.apply(own, q, k, v, **asked, **({"key": key} if "key" in self.takes else {}))  # type: ignore[no-any-return]
 
         position = self.position
         turn = None if position is None else lambda q, k: position.apply(given.position, q, k)

@@ -79,9 +79,16 @@ def linear(
         torch.Size([2, 5])
     """
     t, _, _ = taken("linear", SIGNATURE, params, {"x": x})
-    if activation == "identity" and x.dim() > 1 and not torch.compiler.is_compiling():  # it maps no symbolic sizes
-        return torch.nn.functional.linear(t["x"], t["weight"], t.get("bias"))
+    if activation == "identity":
+        return affine(t["x"], t["weight"], t.get("bias"))
     return dropout(product(t["x"], t["weight"]), 0.0, t.get("bias"), activation, backend=backend)
+
+
+def affine(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x Wᵀ + b, by torch where it can: its own map knows no symbolic sizes, and of one row see :func:`product`."""
+    if x.dim() > 1 and not torch.compiler.is_compiling():
+        return torch.nn.functional.linear(x, weight, bias)
+    return dropout(product(x, weight), 0.0, bias)
 
 
 def product(x: Tensor, weight: Tensor) -> Tensor:

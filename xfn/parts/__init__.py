@@ -10,7 +10,7 @@ arguments say what it can honour. Of an attention or a feed-forward:
     causal      it can be causal, and takes no other mask
     kept        it honours key padding [..., N], True where a key is one
     grid        it sees an image of (height, width)
-    key         it draws: without a key it is in evaluation
+    key         it draws: without a key it is in evaluation. Where its attribute ``draws`` is False, it draws nothing
 
 Of a position:
 
@@ -73,3 +73,8 @@ def _found(name: str) -> Mapping[str, type[Any]]:
 def honours(part: object) -> frozenset[str]:
     """The names of what a part's ``apply`` takes."""
     return frozenset(inspect.signature(part.apply).parameters)  # type: ignore[attr-defined]
+
+
+def draws(part: object) -> bool:
+    """Whether a part uses the key of a call."""
+    return "key" in honours(part) and bool(getattr(part, "draws", True))

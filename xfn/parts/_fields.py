@@ -29,6 +29,17 @@ def frozen(value: Any) -> Any:
     return tuple(map(frozen, value)) if isinstance(value, list | tuple) else value
 
 
+class Drops:
+    """A part all of whose draws are what it drops."""
+
+    p: float
+
+    @property
+    def draws(self) -> bool:
+        """Whether it uses the key of a call."""
+        return self.p > 0
+
+
 def drawing(p: float, key: Tensor | None) -> tuple[float, Tensor | None]:
     """What drops with p in training, which has a key, and what it draws with; else nothing."""
     return (p, key) if p and key is not None else (0.0, None)

@@ -18,13 +18,13 @@ from ...layout import Layout
 from ...layout.value import check_block
 from ...ops.attention import attention
 from ...ops.blocksparse import blocksparse_attention
-from .._fields import call_named, check_named, drawing, settle
+from .._fields import Drops, call_named, check_named, drawing, settle
 
 GIVEN = ("M", "N", "block", "key")
 
 
 @dataclass(frozen=True)
-class Blocksparse:
+class Blocksparse(Drops):
     """softmax(scale · q kᵀ + bias) v over the live tiles of an :mod:`xfn.layout`; the bias trims within tiles.
 
     Attributes:

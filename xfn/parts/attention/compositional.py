@@ -28,6 +28,7 @@ from ...bias import Bias
 from ...ops._init import even, zeros
 from ...ops.attention import attention
 from ...ops.linear import linear
+from .._fields import Drops
 
 SCORES = {
     "product": "value_k.weight S V, value_k.bias? S",
@@ -44,7 +45,7 @@ SIGNATURES = {
 
 
 @dataclass(frozen=True)
-class Compositional:
+class Compositional(Drops):
     """Attention whose H searches and R retrievals combine as each token needs.
 
     Attributes:

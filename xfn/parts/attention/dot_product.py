@@ -10,11 +10,11 @@ from ..._core.fields import check_fields
 from ..._core.kinds import check_probability
 from ...bias import Bias
 from ...ops.attention import attention
-from .._fields import drawing
+from .._fields import Drops, drawing
 
 
 @dataclass(frozen=True)
-class DotProduct:
+class DotProduct(Drops):
     """softmax(scale · q kᵀ + bias) v.
 
     Attributes:

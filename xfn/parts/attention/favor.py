@@ -72,6 +72,11 @@ class Favor:
             raise ValueError(f"features={self.features} of {self.feature_map} cannot be: give a positive even number")
 
     @property
+    def draws(self) -> bool:
+        """Whether it uses the key of a call."""
+        return self.redraw or self.p > 0
+
+    @property
     def _paired(self) -> bool:
         return self.feature_map != "sm_orf"
 

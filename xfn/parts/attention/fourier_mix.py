@@ -10,11 +10,11 @@ from ..._core.dims import Dims
 from ..._core.fields import check_fields
 from ..._core.kinds import check_probability, wide
 from ...ops.dropout import dropout
-from .._fields import drawing
+from .._fields import Drops, drawing
 
 
 @dataclass(frozen=True)
-class FourierMix:
+class FourierMix(Drops):
     """drop(Re F x), with F the discrete Fourier transform over positions and features, not normalised.
 
     Attributes:

@@ -11,12 +11,12 @@ from ..._core.dims import Dims
 from ..._core.fields import check_fields
 from ..._core.kinds import check_probability, is_integer
 from ...bias import Bias
-from .._fields import settle
+from .._fields import Drops, settle
 from .._patterns import attend
 
 
 @dataclass(frozen=True)
-class GlobalTokens:
+class GlobalTokens(Drops):
     """softmax(scale · q kᵀ + bias) v where the query or the key is one of a few.
 
     Attributes:

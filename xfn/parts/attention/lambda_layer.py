@@ -22,6 +22,7 @@ from ..._core.params import taken
 from ..._core.shapes import Signature
 from ...ops.attention import attention
 from ...ops.softmax import softmax
+from .._fields import Drops
 from ._heads import alike, checked, dropped, hiding, only
 
 BLOCK = 256
@@ -30,7 +31,7 @@ SIGNATURE = Signature.parse("q M H K, k N G K, v N G V, rel_pos_emb R K -> y M H
 
 
 @dataclass(frozen=True)
-class LambdaLayer:
+class LambdaLayer(Drops):
     """What is where, without a softmax of queries and keys.
 
     Attributes:

@@ -20,13 +20,14 @@ from ..._core.shapes import Signature
 from ...ops.attention import attention
 from ...ops.linear import init_linear
 from ...random import fold_in
+from .._fields import Drops
 from ._heads import checked, only
 
 SIGNATURE = Signature.parse("q M H K, k N G K, v N G V, k.weight L T, v.weight L T -> y M H V")
 
 
 @dataclass(frozen=True)
-class Linformer:
+class Linformer(Drops):
     """Every query sees L mixtures of the keys instead of the keys.
 
     Attributes:

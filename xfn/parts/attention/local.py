@@ -11,11 +11,11 @@ from ..._core.kinds import check_probability
 from ..._core.terms import Corner
 from ...bias import Bias
 from ...ops.attention import attention
-from .._fields import drawing
+from .._fields import Drops, drawing
 
 
 @dataclass(frozen=True)
-class Local:
+class Local(Drops):
     """softmax(scale · q kᵀ + bias) v over a window of keys, at the cost of the window.
 
     Attributes:

@@ -24,13 +24,14 @@ from ..._core.shapes import Signature
 from ...ops._init import even
 from ...ops.attention import attention
 from ...ops.softmax import softmax
+from .._fields import Drops
 from ._heads import alike, checked, dropped, hiding, only, uncast
 
 SIGNATURE = Signature.parse("q M H K, k N G K, v N G V, conv.weight? H 1 J 1 -> y M H V")
 
 
 @dataclass(frozen=True)
-class Nystrom:
+class Nystrom(Drops):
     """Attention in O(M + N), through L landmarks.
 
     Attributes:

@@ -12,11 +12,12 @@ from ..._core.dims import Dims
 from ..._core.fields import check_fields
 from ..._core.kinds import check_number, check_probability
 from ...bias import Bias
+from .._fields import Drops
 from .._patterns import attend
 
 
 @dataclass(frozen=True)
-class RandomPattern:
+class RandomPattern(Drops):
     """softmax(scale · q kᵀ + bias) v over a pattern that keeps each coefficient by chance.
 
     Whether query m sees key n follows from the seed, m and n alone: all heads and examples share it, and a longer

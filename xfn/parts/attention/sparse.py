@@ -13,14 +13,14 @@ from ..._core.errors import ShapeError
 from ..._core.fields import check_fields
 from ..._core.kinds import check_probability
 from ...bias import Bias
-from .._fields import call_named, check_named, settle
+from .._fields import Drops, call_named, check_named, settle
 from .._patterns import attend
 
 GIVEN = ("length", "heads", "key")
 
 
 @dataclass(frozen=True)
-class Sparse:
+class Sparse(Drops):
     """softmax(scale · q kᵀ + bias) v over the entries of one of :mod:`xfn.patterns`.
 
     Attributes:

@@ -10,11 +10,11 @@ from ..._core.dims import Dims
 from ..._core.fields import check_fields
 from ..._core.kinds import check_probability
 from ...ops.conv_mlp import conv_mlp, init_conv_mlp
-from .._fields import check_multiplier, drawing, hidden
+from .._fields import Drops, check_multiplier, drawing, hidden
 
 
 @dataclass(frozen=True)
-class ConvMLP:
+class ConvMLP(Drops):
     """drop(down(activation(mix(up x)))), with mix each feature's own 3 × 3 convolution.
 
     Attributes:

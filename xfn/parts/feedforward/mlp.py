@@ -10,11 +10,11 @@ from ..._core.dims import Dims
 from ..._core.fields import check_fields
 from ..._core.kinds import check_probability
 from ...ops.mlp import init_mlp, mlp
-from .._fields import check_multiplier, drawing, hidden
+from .._fields import Drops, check_multiplier, drawing, hidden
 
 
 @dataclass(frozen=True)
-class MLP:
+class MLP(Drops):
     """drop(down(drop(activation(up x)))).
 
     Attributes:

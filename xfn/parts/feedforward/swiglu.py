@@ -9,11 +9,11 @@ from ..._core.dims import Dims
 from ..._core.fields import check_fields
 from ..._core.kinds import check_probability
 from ...ops.swiglu import init_swiglu, swiglu
-from .._fields import check_multiplier, drawing, hidden
+from .._fields import Drops, check_multiplier, drawing, hidden
 
 
 @dataclass(frozen=True)
-class Swiglu:
+class Swiglu(Drops):
     """drop(down(drop(silu(gate x) ∘ up x))).
 
     Attributes:

@@ -8,10 +8,11 @@ from ..._core.dims import Dims
 from ..._core.fields import check_fields
 from ..._core.kinds import check_probability
 from ...ops import vocab as op
+from .._fields import Drops
 
 
 @dataclass(frozen=True)
-class Vocab:
+class Vocab(Drops):
     """word[tokens] + position: a vector for every word and one for every place.
 
     Attributes:
