@@ -25,6 +25,20 @@ def test_each_kind_is_a_square_per_head() -> None:
     assert plot.matrix(torch.ones(2, 2, dtype=torch.float16, requires_grad=True)).dtype == torch.float32
 
 
+@pytest.mark.parametrize(
+    "seen", [None, bias.causal(), bias.dense(torch.zeros(5, 7).bool())], ids=["all", "past", "none"]
+)
+def test_weights_are_those_of_a_softmax(seen: bias.Bias | None) -> None:
+    q, k = (torch.randn(2, n, h, 3, dtype=torch.float64) for n, h in ((5, 4), (7, 2)))
+    logits = torch.einsum("bmhk,bnhk->bhmn", q, k.repeat_interleave(2, -2)) * 0.3
+    logits = logits if seen is None else logits + seen.materialize(5, 7)
+    got = plot.weights(q, k, seen, scale=0.3)
+    torch.testing.assert_close(got, logits.softmax(-1).nan_to_num(0.0))
+    assert plot.draw(got[0], title="weights").axes
+    with pytest.raises(ShapeError, match=r"k \[\.\.\., N, G, K\] has shape \[3, 4\]"):
+        plot.weights(q, torch.ones(3, 4))
+
+
 def test_a_picture_has_the_numbers() -> None:
     mask = patterns.alibi(6, 2, 0.2)
     figure = plot.draw(mask, title="near", query=4, grid=(2, 3))

@@ -1,4 +1,5 @@
-"""Pictures of patterns, biases and layouts: queries from top to bottom, keys from left to right, a square per head.
+"""Pictures of patterns, biases, layouts and weights: queries from top to bottom, keys from left to right, a square per
+head.
 
 matplotlib draws them, and is imported when the first one is drawn: ``pip install xfn[plot]``.
 """
@@ -13,6 +14,7 @@ from torch import Tensor
 from ._core.errors import ShapeError
 from .bias import Bias
 from .layout import Layout
+from .ops.attention import attention
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -114,6 +116,34 @@ def draw(
     if low < high:
         figure.colorbar(image, ax=list(panels), shrink=0.8).ax.tick_params(labelsize=6)
     return figure
+
+
+def weights(q: Tensor, k: Tensor, bias: Bias | Tensor | None = None, scale: float | None = None) -> Tensor:
+    """The weights of a call of attention, which it never holds itself: softmax(scale · q kᵀ + bias).
+
+    They are what attention gives to the rows of an identity matrix, exactly and under every transform.
+
+    Args:
+        q: ``[..., M, H, K]``.
+        k: ``[..., N, G, K]``.
+        bias, scale: as :func:`xfn.attention` takes them.
+
+    Returns:
+        ``[..., H, M, N]``; rows sum to 1, or to 0 where a query sees no key.
+
+    Raises:
+        ShapeError, TypeError: as :func:`xfn.attention`.
+
+    Example:
+        >>> from xfn import bias
+        >>> weights(torch.ones(3, 1, 4), torch.ones(3, 1, 4), bias.causal())[0, 1]
+        tensor([0.5000, 0.5000, 0.0000])
+    """
+    if k.dim() < 3:
+        raise ShapeError(f"k [..., N, G, K] has shape {list(k.shape)}")
+    N, G = k.shape[-3:-1]
+    each = torch.eye(N, dtype=k.dtype, device=k.device).unsqueeze(-2).expand(N, G, N)
+    return attention(q, k, each, bias, scale=scale).movedim(-2, -3)
 
 
 def save(figure: "Figure", path: str | PathLike[str]) -> None:
