@@ -13,6 +13,7 @@ from pathlib import Path
 from shutil import which
 
 from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent
@@ -120,6 +121,13 @@ class Build(build_ext):
             print(f"xfn: the {kind} kernels could not be built ({error}); plain torch is used instead")
 
 
+class Wheel(bdist_wheel):
+    """For any Python: the libraries know torch alone."""
+
+    def get_tag(self) -> tuple[str, str, str]:
+        return "py3", "none", super().get_tag()[2]
+
+
 def library(name: str, files: list[str]) -> Extension:
     """Optional: what is not built is not copied either."""
     sources = [f for f in files if f.endswith((".cpp", ".cu"))]
@@ -127,4 +135,7 @@ def library(name: str, files: list[str]) -> Extension:
 
 
 if __name__ == "__main__":
-    setup(ext_modules=[library("xfn._cpu", CPU), library("xfn._cuda", CUDA)], cmdclass={"build_ext": Build})
+    setup(
+        ext_modules=[library("xfn._cpu", CPU), library("xfn._cuda", CUDA)],
+        cmdclass={"build_ext": Build, "bdist_wheel": Wheel},
+    )
