@@ -33,10 +33,10 @@ def from_block_mask(block_mask: "BlockMask") -> Layout:
     if size[0] != size[1]:
         raise ValueError(f"a layout has square tiles, but the block mask has {size[0]} by {size[1]}")
     check_block(size[0])
-    partial = _scattered(block_mask.kv_num_blocks, block_mask.kv_indices)
-    full = torch.zeros_like(partial)
-    if block_mask.full_kv_num_blocks is not None and block_mask.full_kv_indices is not None:
-        full = _scattered(block_mask.full_kv_num_blocks, block_mask.full_kv_indices)
+    examples = block_mask.kv_num_blocks.shape[0]
+    if examples != 1:
+        raise ShapeError(f"a layout serves all examples, but the block mask has its own for {examples}")
+    partial, full = (tiles[0] for tiles in live(block_mask))
     lengths = (int(block_mask.seq_lengths[0]), int(block_mask.seq_lengths[1]))
 
     def keep(h: Tensor, m: Tensor, n: Tensor) -> Tensor:
@@ -77,11 +77,17 @@ def to_block_mask(layout: Layout) -> "BlockMask":
     )  # fmt: skip
 
 
+def live(block_mask: "BlockMask") -> tuple[Tensor, Tensor]:
+    """Tiles ``[B, H, I, J]`` of a block mask that are live in part, and as a whole."""
+    partial = _scattered(block_mask.kv_num_blocks, block_mask.kv_indices)
+    if block_mask.full_kv_num_blocks is None or block_mask.full_kv_indices is None:
+        return partial, torch.zeros_like(partial)
+    return partial, _scattered(block_mask.full_kv_num_blocks, block_mask.full_kv_indices)
+
+
 def _scattered(counts: Tensor, index: Tensor) -> Tensor:
-    """Lists ``[1, H, I, J]`` as live tiles ``[H, I, J]``."""
-    if counts.shape[0] != 1:
-        raise ShapeError(f"a layout serves all examples, but the block mask has its own for {counts.shape[0]}")
+    """Lists ``[B, H, I, J]`` as live tiles."""
     J = index.shape[-1]
-    there = torch.arange(J, device=index.device) < counts[0, ..., None]
-    room = torch.zeros(*index.shape[1:-1], J + 1, dtype=torch.bool, device=index.device)
-    return room.scatter(-1, torch.where(there, index[0].long(), J), True)[..., :J]
+    there = torch.arange(J, device=index.device) < counts[..., None]
+    room = torch.zeros(*index.shape[:-1], J + 1, dtype=torch.bool, device=index.device)
+    return room.scatter(-1, torch.where(there, index.long(), J), True)[..., :J]
