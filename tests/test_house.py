@@ -154,10 +154,14 @@ MODULES = (
     "sparsity",
     "ops.residual",
     "compat.factory",
+    "compat.flex",
+    "compat.jax",
     "compat.ops",
     "compat.ops.fmha",
+    "compat.sdpa",
     "compat.sparse_attention",
     "compat.timm",
+    "compat.transformers",
 )
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jvp
 
-from xfn.compat.timm import TimmSparseAttention
+from xfn.compat.timm import TimmSparseAttention, replace_attention
 from xfn.sparsity import Csr
 
 DIM, HEADS, LENGTH = 16, 4, 9
@@ -82,3 +82,31 @@ def test_training_drops() -> None:
     made, x = TimmSparseAttention(DIM, HEADS, attn_drop=0.5, proj_drop=0.5), torch.randn(2, LENGTH, DIM)
     assert not torch.equal(made(x), made(x))
     assert torch.equal(made.eval()(x), made(x))
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("form", ["boolean", "added", "none"])
+def test_masks_of_a_call_are_joined_with_its_own(form: str, causal: bool) -> None:
+    made, x = TimmSparseAttention(DIM, HEADS, attn_mask=FORMS[form]), torch.randn(2, LENGTH, DIM)
+    given = torch.rand(2, 1, LENGTH, LENGTH) < 0.8
+    made.register_buffer("attn_mask", None, persistent=False)
+    own = torch.ones_like(MASK) if form == "none" else MASK
+    want = made(x, attn_mask=(own.tril() if causal else own) & given)
+    made.register_buffer("attn_mask", FORMS[form], persistent=False)
+    torch.testing.assert_close(made(x, attn_mask=given, is_causal=causal), want)
+
+
+def test_a_gate_is_applied() -> None:
+    made, x, gate = TimmSparseAttention(DIM, HEADS), torch.randn(2, LENGTH, DIM), nn.Linear(DIM, DIM)
+    own = made(x)
+    made.add_module("gate", gate)
+    nn.init.zeros_(gate.weight)
+    nn.init.zeros_(gate.bias)
+    torch.testing.assert_close(made(x) - made.proj.bias, (own - made.proj.bias) / 2)
+
+
+def test_what_it_cannot_take_is_refused() -> None:
+    with pytest.raises(ValueError, match="sparse"):
+        TimmSparseAttention(DIM, HEADS, attn_mask=FORMS["csr"])(torch.randn(2, LENGTH, DIM), is_causal=True)
+    with pytest.raises(ValueError, match="no attention"):
+        replace_attention(nn.Sequential(Attention()), MASK)
