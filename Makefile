@@ -64,5 +64,6 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/ready-oracle: $(VENV)/ready
-	$(INSTALL) jax
+	$(INSTALL) jax transformers
+	$(INSTALL) --no-deps timm # what else it wants is there, but for torchvision, whose builds are for other torches
 	touch $@

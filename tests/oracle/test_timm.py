@@ -1,8 +1,6 @@
 """timm's vision transformers under this library's attention: what they give under their own, and derivatives."""
 
-import sys
 from collections.abc import Callable
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -15,37 +13,9 @@ from xfn.compat.sdpa import sdpa
 from xfn.compat.timm import TimmSparseAttention, replace_attention
 from xfn.sparsity import Csr
 
+from .torchvision import timm as without_torchvision
 
-class Names(type):
-    """A class of which every attribute is such a class."""
-
-    def __getattr__(cls, name: str) -> "Names":
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return Names(name, (), {})
-
-
-class Absent(ModuleType):
-    """A module that has whatever is imported from it."""
-
-    __getattr__ = Names.__getattr__
-
-
-PARTS = ("", ".ops", ".ops.misc", ".transforms", ".transforms.functional", ".datasets")
-
-
-def imported() -> Any:
-    """timm, which imports names from a torchvision that is not there, of use for pictures alone."""
-    names = [f"torchvision{part}" for part in PARTS]
-    sys.modules |= {name: Absent(name) for name in names}
-    try:
-        return pytest.importorskip("timm", reason="timm is not installed: make oracle installs it")
-    finally:
-        for name in names:
-            del sys.modules[name]
-
-
-timm = imported()
+timm = without_torchvision()
 
 SMALL = {"img_size": 32, "patch_size": 8, "depth": 2, "embed_dim": 16, "num_heads": 4, "num_classes": 5}
 LENGTH = 1 + (32 // 8) ** 2
