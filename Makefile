@@ -63,7 +63,8 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	$(INSTALL) --no-build-isolation --editable '.[dev]'
 	touch $@
 
+# timm's other needs are there, but for torchvision, whose builds are for other torches.
 $(VENV)/ready-oracle: $(VENV)/ready
 	$(INSTALL) jax transformers
-	$(INSTALL) --no-deps timm # what else it wants is there, but for torchvision, whose builds are for other torches
+	$(INSTALL) --no-deps timm
 	touch $@
