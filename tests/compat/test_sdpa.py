@@ -87,6 +87,7 @@ def test_it_is_torch_s(case: str, dtype: torch.dtype) -> None:
 
 def test_it_is_torch_s_under_autocast() -> None:
     x = [torch.randn(shape) for shape in FULL]
+    x[2] = x[2].bfloat16()
     with torch.autocast("cpu", torch.bfloat16):
         got, want = scaled_dot_product_attention(*x), torchs(*x)
     assert got.dtype == want.dtype == torch.bfloat16
@@ -117,6 +118,17 @@ def test_wrong_use_is_torch_s_error(case: str) -> None:
         torchs(**wrong)
     with pytest.raises(RuntimeError, match=says):
         scaled_dot_product_attention(**wrong)
+
+
+def test_what_is_no_dense_tensor_is_refused() -> None:
+    q, k, v = (torch.randn(shape) for shape in FULL)
+    with pytest.raises(TypeError, match="list"):
+        scaled_dot_product_attention([1.0], k, v)
+    with pytest.raises(TypeError, match="gradient would be lost"):
+        scaled_dot_product_attention(q, k, v, scale=torch.tensor(0.5))
+    nested = torch.nested.nested_tensor([q[0], q[1]], layout=torch.jagged)
+    with pytest.raises(RuntimeError, match="nested"):
+        scaled_dot_product_attention(nested, nested, nested)
 
 
 def test_dropout_is_drawn_from_torch_s_generator() -> None:
@@ -177,6 +189,18 @@ class Decoder(nn.Module):
         return self.layer(x, x.flip(-2))  # type: ignore[no-any-return]
 
 
+class Padded(nn.Module):
+    """In evaluation, outside a scope, torch packs what is padded."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 4, 32, 0.0, batch_first=True), 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = (torch.arange(M) > 2).expand(len(x), -1)
+        return self.inner(x, src_key_padding_mask=hidden)[:, :3]  # type: ignore[no-any-return]
+
+
 def encoder() -> nn.TransformerEncoderLayer:
     return nn.TransformerEncoderLayer(16, 4, 32, 0.0, batch_first=True, norm_first=True)
 
@@ -187,6 +211,7 @@ CALLERS: dict[str, Callable[[], nn.Module]] = {
     "MultiheadAttention": MultiHead,
     "TransformerEncoderLayer": encoder,
     "TransformerEncoder": lambda: nn.TransformerEncoder(encoder(), 2, enable_nested_tensor=False),
+    "TransformerEncoder, padded": Padded,
     "TransformerDecoderLayer": Decoder,
 }  # fmt: skip
 

@@ -17,6 +17,7 @@ from torch.nn.attention.bias import CausalBias, CausalVariant
 from torch.overrides import TorchFunctionMode
 
 from .. import bias
+from .._core.kinds import autocast, check_tensors
 from ..bias import Bias
 from ..ops.attention import attention
 from ._drawn import drawn
@@ -62,24 +63,28 @@ def scaled_dot_product_attention(
         >>> torch.func.jvp(grad, (q,), (q,))[1].shape
         torch.Size([2, 4, 5, 8])
     """
-    matrices = max(query.dim(), key.dim(), value.dim()) == 2
-    if wrong := _wrong(query, key, value, attn_mask, is_causal):
+    check_tensors({"query": query, "key": key, "value": value})
+    q, k, v = autocast(query, key, value)
+    if wrong := _wrong(q, k, v, attn_mask, is_causal):
         raise RuntimeError(wrong)
-    q, k, v = (t if t.dim() > 2 else t.unsqueeze(0) for t in (query, key, value))
+    matrices = max(q.dim(), k.dim(), v.dim()) == 2
+    q, k, v = (t if t.dim() > 2 else t.unsqueeze(0) for t in (q, k, v))
     q, k, v = _headed(q, k, v, enable_gqa)
     seen = bias.causal() if is_causal else _seen(attn_mask)
-    dropped, p = dropout_p == 1, 0.0 if dropout_p == 1 else dropout_p
+    p = 0.0 if dropout_p == 1 else dropout_p
     q, k, v = (t.transpose(-3, -2) for t in (q, k, v))
     try:
         out = attention(q, k, v, seen, p, scale, key=drawn(p, q.device)).transpose(-3, -2)
     except ValueError as error:
         raise RuntimeError(str(error)) from error
-    out = out * 0 if dropped else out
+    out = out * 0 if dropout_p == 1 else out
     return out.squeeze(0) if matrices else out
 
 
 def _wrong(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, is_causal: bool) -> str:
     """What torch would refuse, and this library's attention would not, or not as an error of this kind."""
+    if q.is_nested or k.is_nested or v.is_nested:
+        return "nested tensors are not taken: write xfn.bias.pack, which joins sequences and keeps them apart"
     if min(t.dim() for t in (q, k, v)) < 2:
         return f"query, key and value are matrices at least, but have {q.dim()}, {k.dim()} and {v.dim()} dims"
     if not q.dtype == k.dtype == v.dtype:
