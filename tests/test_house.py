@@ -4,6 +4,7 @@ import ast
 import importlib
 import inspect
 import statistics
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -98,6 +99,15 @@ def test_torch_is_entered_by_its_front_door(path: Path) -> None:
             assert not private or name(path) in allowed, f"{name(path)} uses torch.{node.attr}"
         if isinstance(node, ast.ClassDef) and any(ast.unparse(base).endswith("Function") for base in node.bases):
             assert name(path) in {"xfn/_core/kernel.py", "xfn/ops/recompute.py", "xfn/ops/reversible.py"}
+
+
+@every_source
+def test_other_packages_are_imported_when_they_are_asked_for(path: Path) -> None:
+    allowed = sys.stdlib_module_names | {"torch"} | ({"triton"} if "kernels" in path.parts else set())
+    for node in tree(path).body:
+        found = [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+        found += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        assert {n.split(".")[0] for n in found} <= allowed, f"{name(path)} imports {found} before it needs them"
 
 
 @every_source
