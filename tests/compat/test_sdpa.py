@@ -286,7 +286,7 @@ def test_the_last_of_several_threads_restores() -> None:
 
 @pytest.mark.parametrize("caller", ["by name", "by path", "TransformerEncoderLayer"])
 def test_a_compiled_model_is_reached(caller: str) -> None:
-    """Value, per-example gradients and tangents, each in one graph; outside, torch's own is back."""
+    """Value, per-example gradients and tangents, each in one graph."""
     model = CALLERS[caller]().double()
     x = torch.randn(3, M, 16, dtype=torch.float64)
     params = dict(model.named_parameters())
@@ -301,5 +301,24 @@ def test_a_compiled_model_is_reached(caller: str) -> None:
         with sdpa():
             made = torch.compile(program, backend="eager", fullgraph=True)
             torch.testing.assert_close(made(x), program(x), msg=partial("{}: {}".format, name))
-    outside = torch.compile(programs["value"], backend="eager")
-    torch.testing.assert_close(outside(x), model(x))
+
+
+@pytest.mark.parametrize("call", [torchs, lambda *x: F.scaled_dot_product_attention(*x)], ids=["by name", "by path"])
+@pytest.mark.parametrize("first", [True, False], ids=["inside first", "outside first"])
+def test_a_compiled_function_follows_the_scope(call: Callable[..., Tensor], first: bool) -> None:
+    """Compiled inside or outside, it is compiled anew on the other side, and found again on its own."""
+    graphs: list[bool] = []
+
+    def backend(graph: torch.fx.GraphModule, _: Any) -> torch.fx.GraphModule:
+        graphs.append(any(node.target is torchs for node in graph.graph.nodes))
+        return graph
+
+    x = torch.randn(3, 2, H, M, K)
+    made = torch.compile(lambda *x: call(*x), backend=backend, fullgraph=True)
+    for inside in (first, not first, first):
+        if inside:
+            with sdpa():
+                made(*x)
+        else:
+            made(*x)
+    assert graphs == [not first, first]
