@@ -2,8 +2,9 @@
 
 import ctypes
 import struct
-from importlib.metadata import version
 from pathlib import Path
+
+from .. import __version__
 
 
 def texts(path: Path, build: str, *symbols: str) -> list[str]:
@@ -17,8 +18,8 @@ def texts(path: Path, build: str, *symbols: str) -> list[str]:
         made, *found = (_text(library, symbol) for symbol in ("xfn_version", *symbols))
     except (OSError, AttributeError) as error:
         raise ImportError(f"{path.name} does not load ({str(error).splitlines()[0]}); {build}") from error
-    if made != version("xfn"):
-        raise ImportError(f"{path.name} is of xfn {made}, and this is {version('xfn')}; {build}")
+    if made != __version__:
+        raise ImportError(f"{path.name} is of xfn {made}, and this is {__version__}; {build}")
     return found
 
 
