@@ -26,13 +26,11 @@ CONFIGS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_every_parameter_is_counted_once(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_parameter_is_counted_once(name: str) -> None:
     found = summary(CONFIGS[name], image=(8, 8))
     params = xfn.build(CONFIGS[name]).init(random.key(0))
     assert found.total.parameters == sum(t.numel() for t in leaves(params).values())
-    table = capsys.readouterr().out
-    assert table == f"{found}\n"
-    assert len(table.splitlines()) == len(found.rows) + 2
+    assert len(str(found).splitlines()) == len(found.rows) + 2
 
 
 def test_operations_are_those_of_the_formula() -> None:

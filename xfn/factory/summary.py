@@ -55,7 +55,7 @@ class Summary(NamedTuple):
 
 
 def summary(config: Config, length: int | None = None, image: tuple[int, int] | None = None) -> Summary:
-    """What a config's model takes for one example: a table that is printed, and its rows.
+    """What a config's model takes for one example: its rows, and a table where it is printed.
 
     The model runs once without numbers, on torch's meta device; or on the CPU, where a part looks at numbers.
 
@@ -72,14 +72,15 @@ def summary(config: Config, length: int | None = None, image: tuple[int, int] | 
 
     Example:
         >>> import xfn
-        >>> total = summary(xfn.Encoder(xfn.Dims(model=32, heads=4, length=64, vocab=100), layers=2)).total
+        >>> found = summary(xfn.Encoder(xfn.Dims(model=32, heads=4, length=64, vocab=100), layers=2))
+        >>> print(found)
                   parameters    FLOPs  activations
         input          5,248        0          0 B
         layers.0      12,704    2.10M   141.00 KiB
         layers.1      12,704    2.10M   141.00 KiB
         output         3,264  409.60k    16.00 KiB
         total         33,920    4.60M   298.00 KiB
-        >>> total.parameters
+        >>> found.total.parameters
         33920
     """
     made = structure(config)
@@ -87,11 +88,9 @@ def summary(config: Config, length: int | None = None, image: tuple[int, int] | 
         _shape(stack, length, image) for stack in ((made.encoder, made.decoder) if isinstance(made, Both) else (made,))
     ]
     try:
-        found = _rows(made, inputs, "meta")
+        return _rows(made, inputs, "meta")
     except RuntimeError:  # of numbers that are not there
-        found = _rows(made, inputs, "cpu")
-    print(found)
-    return found
+        return _rows(made, inputs, "cpu")
 
 
 def _rows(made: Stack | Both, inputs: list[tuple[tuple[int, ...], torch.dtype]], device: str) -> Summary:
