@@ -171,9 +171,13 @@ def write(params: Params, tokens: Tensor, key: Tensor, size: Size) -> Tensor:
 
 
 def read() -> tuple[Tensor, list[str]]:
-    """Python's own manual without its tables and indents, as numbers, and what the numbers stand for."""
+    """Python's own manual without its tables and indents, as :func:`encode` has it."""
     lines = "\n\n".join(topics[name] for name in sorted(topics)).splitlines()
-    text = "\n".join(line.strip() for line in lines if not any(mark in line for mark in RULED))
+    return encode("\n".join(line.strip() for line in lines if not any(mark in line for mark in RULED)))
+
+
+def encode(text: str) -> tuple[Tensor, list[str]]:
+    """A text as numbers, and what the numbers stand for."""
     symbols = sorted(set(text))
     number = {symbol: i for i, symbol in enumerate(symbols)}
     return torch.tensor([number[symbol] for symbol in text]), symbols
