@@ -43,12 +43,15 @@ class Promise:
         return found
 
 
-def options(about: str | None, arguments: Sequence[str] | None, **more: dict[str, Any]) -> Options:
+def options(
+    about: str | None, arguments: Sequence[str] | None, picture: bool = True, **more: dict[str, Any]
+) -> Options:
     """What the command line says; ``more`` has what an example alone understands."""
     parser = argparse.ArgumentParser(description=(about or "").split("\n\n")[0])
     parser.add_argument("--quick", action="store_true", help="a few steps and tiny sizes, in some seconds")
     parser.add_argument("--seed", type=int, default=0, help="the key that all is drawn with")
-    parser.add_argument("--plot", type=Path, help="where a picture goes, such as picture.svg")
+    if picture:
+        parser.add_argument("--plot", type=Path, help="where a picture goes, such as picture.svg")
     for name, settings in more.items():
         parser.add_argument(f"--{name}", **settings)
 

@@ -79,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> float:
     chosen = options(__doc__, arguments)
     split, weights, which, how, other = random.split(random.key(chosen.seed), 5)
     data = digits(split)
-    B, steps = (60, 4) if chosen.quick else (1000, 100)
+    B, steps = (60, 4) if chosen.quick else (1000, 150)
     init, apply = classifier(CONFIG, CONFIG.dims.model)
     start, back = raveled(init(weights))
 

@@ -150,7 +150,7 @@ def alone(rank: int, *rest: Any) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> float:
     """Starts two processes, or is one of those that torchrun started; how far all is from one process."""
-    chosen = options(__doc__, arguments)
+    chosen = options(__doc__, arguments, picture=False)
     with tempfile.TemporaryDirectory() as folder:
         if "RANK" in os.environ:
             work(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), None, chosen, folder)

@@ -27,7 +27,7 @@ from .tour import batch, encode, read
 
 PROMISE = Promise("nats per character", 1.5, least=False, form=".2f")
 
-M, B, STEPS = 64, 32, 900
+M, B, STEPS = 64, 32, 1000
 
 
 def config(symbols: int) -> xfn.Decoder:
@@ -47,7 +47,7 @@ def loss(logits: Tensor, tokens: Tensor) -> Tensor:
 
 def train(net: torch.nn.Module, text: Tensor, held: Tensor, key: Tensor, steps: int) -> list[tuple[int, float]]:
     """Updates the module; its loss on what is held back, now and then."""
-    optimizer = torch.optim.AdamW(net.parameters(), lr=8e-3, betas=(0.9, 0.98), weight_decay=0.1)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=4e-3, betas=(0.9, 0.98), weight_decay=0.1)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: one_cycle(step, steps))
     seen = []
     bar = progress(range(steps), "training")

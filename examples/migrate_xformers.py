@@ -136,7 +136,7 @@ PROGRAMS = (memory_efficient, ragged, dispatched, block_sparse, sparse, model)
 
 def main(arguments: Sequence[str] | None = None) -> float:
     """Runs each before and after; how far they are apart at most."""
-    chosen = options(__doc__, arguments)
+    chosen = options(__doc__, arguments, picture=False)
     torch.manual_seed(chosen.seed)
     x = random.normal(random.key(chosen.seed), (B, M, E))
     gaps: list[float] = []

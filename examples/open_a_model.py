@@ -65,7 +65,7 @@ def transforms(net: Any, tokens: Tensor, direction: Params) -> dict[str, Callabl
 
 def main(arguments: Sequence[str] | None = None) -> float:
     """Takes all of them with each attention; how far those of xfn are from those of formulas."""
-    chosen = options(__doc__, arguments)
+    chosen = options(__doc__, arguments, picture=False)
     layers, length = (1, 16) if chosen.quick else (4, 96)
     transformers = borrowed("transformers", "transformers")
     transformers.AttentionInterface.register("xfn", attend)

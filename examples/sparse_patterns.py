@@ -1,6 +1,6 @@
 """Attention patterns for images: made, joined, attended with, timed, and drawn.
 
-    python -m examples.sparse_patterns [--quick] [--seed N] [--into FOLDER]
+    python -m examples.sparse_patterns [--quick] [--seed N] [--plot FILE] [--into FOLDER]
 
 Each patch of an image sees its row and column, what is near, or what is near by chance; a boolean mask is all that
 attention takes, and finds out itself what to skip. The promise is that a gradient of attention among 4096 patches of
