@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> float:
     if chosen.plot:
         figure, panels = drawing(6.4, 1.4, 6)
         for panel, i in zip(panels, order.flip(0).tolist(), strict=False):
-            panel.imshow(data.asked[i, 0], cmap="gray_r")
+            panel.imshow(data.asked[i, 0].numpy(), cmap="gray_r")
             found = votes[:, i].argmax(-1).bincount(minlength=10)
             panel.set_title(", ".join(f"{n} × {digit}" for digit, n in enumerate(found.tolist()) if n), fontsize=6)
             panel.set_axis_off()

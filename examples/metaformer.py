@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> float:
     # The first stages alone, with the parameters that they have.
     if chosen.plot:
         figure, panels = drawing(6.4, 1.8, 1 + len(pyramid))
-        panels[0].imshow(data.asked[0, 0], cmap="gray_r")
+        panels[0].imshow(data.asked[0, 0].numpy(), cmap="gray_r")
         panels[0].set_title(f"a {data.answers[0]}", fontsize=8)
         stages = net.params.tree()["body"]["stages"]
         for i, (panel, level) in enumerate(zip(panels[1:], LEVELS, strict=True)):
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> float:
             with torch.no_grad():
                 tokens, _ = xfn.build(pyramid[: i + 1]).apply(tree, data.asked[0])
             side = round(len(tokens) ** 0.5)
-            panel.imshow(tokens.amax(-1).view(side, side), cmap="viridis")
+            panel.imshow(tokens.amax(-1).view(side, side).numpy(), cmap="viridis")
             panel.set_title(f"{type(level.attention).__name__}, {side} × {side}", fontsize=8)
         save(figure, chosen.plot)
     return PROMISE.show(found, chosen.quick)

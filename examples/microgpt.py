@@ -3,7 +3,7 @@
     python -m examples.microgpt [--quick] [--seed N] [--plot FILE] [--text FILE]
 
 A decoder of three layers with rotary positions learns to predict characters, as a module under torch's own optimiser.
-Its parameters go through a file of safetensors into the pure function, which writes the sample. It promises 1.5 nats
+Its parameters go through a file of safetensors into the pure function, which writes the sample. It promises 1.55 nats
 for each character of the last tenth of the manual, which it has not read; the picture has the way there.
 """
 
@@ -25,9 +25,9 @@ from xfn.parts.residual.pre import Pre
 from ._shared import Promise, borrowed, count, drawing, one_cycle, options, progress, save
 from .tour import batch, encode, read
 
-PROMISE = Promise("nats per character", 1.5, least=False, form=".2f")
+PROMISE = Promise("nats per character", 1.55, least=False, form=".2f")
 
-M, B, STEPS = 64, 32, 1000
+M, B, STEPS = 64, 32, 800
 
 
 def config(symbols: int) -> xfn.Decoder:
@@ -47,7 +47,7 @@ def loss(logits: Tensor, tokens: Tensor) -> Tensor:
 
 def train(net: torch.nn.Module, text: Tensor, held: Tensor, key: Tensor, steps: int) -> list[tuple[int, float]]:
     """Updates the module; its loss on what is held back, now and then."""
-    optimizer = torch.optim.AdamW(net.parameters(), lr=4e-3, betas=(0.9, 0.98), weight_decay=0.1)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=8e-3, betas=(0.9, 0.99), weight_decay=0.1)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: one_cycle(step, steps))
     seen = []
     bar = progress(range(steps), "training")
@@ -56,7 +56,6 @@ def train(net: torch.nn.Module, text: Tensor, held: Tensor, key: Tensor, steps: 
         now = loss(net(tokens[:, :-1])[0], tokens)
         optimizer.zero_grad()
         now.backward()
-        torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
         optimizer.step()
         schedule.step()
         if (step + 1) % 60 == 0 or step + 1 == steps:
@@ -76,6 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> float:
 
     made = config(len(symbols))
     net = xfn.nn.Module(xfn.build(made), weights)
+    with torch.no_grad():
+        net.params.tree()["embedding"]["weight"].mul_(5)  # as drawn, tokens are drowned by what the layers add
     print(f"model     {count(net.params.tree()):,} parameters, {len(learned):,} characters to learn from")
     seen = train(net, learned, batch(unread, asked, 128, M), steps, 8 if chosen.quick else STEPS)
 
