@@ -1,11 +1,10 @@
-"""A model of Hugging Face's transformers, opened to every transform by one function.
+"""A model of Hugging Face's transformers, opened to every transform by one line.
 
     python -m examples.open_a_model [--quick] [--seed N]
 
-GPT-2 with random weights attends with xfn, which is registered as an attention among its own. Its tangents,
-Hessian-vector products and per-example gradients, which the model's own fused attention does not have, or takes in a
-loop, are compared with those of its attention written out. The promise is that no number is further than 1e-5 of the
-largest from its own.
+GPT-2 with random weights attends with xfn after ``register()``. Its tangents, Hessian-vector products and per-example
+gradients, which the model's own fused attention does not have, or takes in a loop, are compared with those of its
+attention written out. The promise is that no number is further than 1e-5 of the largest from its own.
 """
 
 import warnings
@@ -16,24 +15,12 @@ import torch
 from torch import Tensor, func
 from torch.utils._pytree import tree_leaves
 
-import xfn
-from xfn import bias, random
+from xfn import random
+from xfn.compat.transformers import register
 
 from ._shared import Params, Promise, borrowed, options
 
 PROMISE = Promise("distance from the attention written out", 1e-5, least=False, form=".0e")
-
-
-def attend(
-    module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None,
-    scaling: float | None = None, dropout: float = 0.0, **others: Any,
-) -> tuple[Tensor, None]:  # fmt: skip
-    """What a layer calls, with ``[B, H, M, K]``; what it cannot honour is refused."""
-    if dropout or any(others.get(name) is not None for name in ("softcap", "sliding_window", "s_aux", "position_bias")):
-        raise NotImplementedError(f"attend does not know what to do with dropout={dropout} and {others}")
-    q, k, v = (t.transpose(1, 2) for t in (query, key, value))
-    causal = bias.causal("bottom-right") if attention_mask is None and query.shape[2] > 1 else None
-    return xfn.attention(q, k, v, causal if attention_mask is None else attention_mask, scale=scaling), None
 
 
 def model(name: str, layers: int) -> Any:
@@ -67,10 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> float:
     """Takes all of them with each attention; how far those of xfn are from those of formulas."""
     chosen = options(__doc__, arguments, picture=False)
     layers, length = (1, 16) if chosen.quick else (4, 96)
-    transformers = borrowed("transformers", "transformers")
-    transformers.AttentionInterface.register("xfn", attend)
-    masks = borrowed("transformers.masking_utils", "transformers")
-    transformers.AttentionMaskInterface.register("xfn", masks.sdpa_mask)
+    borrowed("transformers", "transformers")
+    register()
     tokens = random.randint(random.key(chosen.seed), (4, length), 0, 128)
     nets = {name: model(name, layers) for name in ("eager", "sdpa", "xfn")}
     params = dict(nets["xfn"].named_parameters())
