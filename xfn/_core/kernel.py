@@ -15,10 +15,10 @@ Where nothing is on that the dispatcher would have to serve, a call is ``plain``
 the dispatcher, straight to the kernel, or to the Function around it.
 
 This file alone leans on torch's private names: ``_SingleLevelFunction`` with its switch,
-``_unpack_dual``/``_make_dual``, ``_set_fwd_grad_enabled``, the autograd keysets, and what ``plain`` asks. Should
-a release take one away, an ``autograd.Function`` with ``setup_context``, ``vmap`` and ``jvp`` is the second road:
-the same rules fit, but nested forward mode must be sent to the reference by hand, and it cannot be compiled
-inside a transform.
+``_unpack_dual``/``_make_dual``, ``_set_fwd_grad_enabled``, the autograd keysets, what ``plain`` asks, and groups of
+processes by their names. Should a release take one away, an ``autograd.Function`` with ``setup_context``, ``vmap``
+and ``jvp`` is the second road: the same rules fit, but nested forward mode must be sent to the reference by hand,
+and it cannot be compiled inside a transform.
 """
 
 import sys
@@ -238,3 +238,10 @@ def variable(t: Tensor) -> Tensor:
         return t.requires_grad_()
     finally:
         _C._functorch.set_inplace_requires_grad_allowed(allowed)
+
+
+def named_group(name: str) -> Any:
+    """The group of processes of that name: a raw op is given names, not groups."""
+    from torch.distributed.distributed_c10d import _resolve_process_group  # type: ignore[attr-defined]
+
+    return _resolve_process_group(name)  # type: ignore[arg-type]
