@@ -7,11 +7,13 @@ from .fmha import AttentionFwOpBase as AttentionFwOpBase
 from .fmha import AttentionOp as AttentionOp
 from .fmha import AttentionOpBase as AttentionOpBase
 from .fmha import LowerTriangularMask as LowerTriangularMask
+from .fmha import MemoryEfficientAttentionCkOp as MemoryEfficientAttentionCkOp
 from .fmha import MemoryEfficientAttentionCutlassFwdFlashBwOp as MemoryEfficientAttentionCutlassFwdFlashBwOp
 from .fmha import MemoryEfficientAttentionCutlassOp as MemoryEfficientAttentionCutlassOp
 from .fmha import MemoryEfficientAttentionDecoderOp as MemoryEfficientAttentionDecoderOp
 from .fmha import MemoryEfficientAttentionFlashAttentionOp as MemoryEfficientAttentionFlashAttentionOp
 from .fmha import MemoryEfficientAttentionOp as MemoryEfficientAttentionOp
+from .fmha import MemoryEfficientAttentionSplitKCkOp as MemoryEfficientAttentionSplitKCkOp
 from .fmha import MemoryEfficientAttentionSplitKOp as MemoryEfficientAttentionSplitKOp
 from .fmha import MemoryEfficientAttentionTritonFwdFlashBwOp as MemoryEfficientAttentionTritonFwdFlashBwOp
 from .fmha import TritonFlashAttentionOp as TritonFlashAttentionOp

@@ -6,6 +6,19 @@ import torch
 from torch import Tensor
 
 from ..._core.errors import ShapeError
+from .common import BaseOperator
+
+
+class ScaledIndexAddFw(BaseOperator):
+    """The value of :func:`scaled_index_add`."""
+
+
+class ScaledIndexAddBw(BaseOperator):
+    """Its gradient."""
+
+
+class IndexSelect(BaseOperator):
+    """:func:`index_select_cat`."""
 
 
 def scaled_index_add(

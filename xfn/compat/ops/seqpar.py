@@ -15,7 +15,7 @@ def sequence_parallel_leading_matmul(
     Args:
         x: ``[M, ..., E]``, this process's piece of the sequence.
         ws: ``[E, F]`` each.
-        fuse: changes nothing: what is gathered is multiplied when all of it is there.
+        fuse: changes nothing; what is gathered is multiplied when all of it is there.
         process_group: the processes, in their order along the sequence.
 
     Returns:

@@ -33,7 +33,7 @@ def fused_allgather_and_linear(
         weight: ``[F, E]``, or a list of such.
         group: the processes.
         out: ``[processes, M, ..., F]``, or a list of such, to write to.
-        timeout_s: ignored, as are ``private_args_DO_NOT_USE``; a warning says so.
+        timeout_s, private_args_DO_NOT_USE: ignored; a warning says so.
         scale_scattered_input, scale_weight: by what numbers of eight bits are to be multiplied.
         out_dtype: the result's, if it is not the input's.
 
@@ -74,7 +74,7 @@ def fused_linear_and_reducescatter(
         weight: ``[E, F]``, or a list of such.
         group: the processes.
         out: ``[M, ..., E]``, or a list of such, to write to.
-        timeout_s: ignored, as are ``private_args_DO_NOT_USE``; a warning says so.
+        timeout_s, private_args_DO_NOT_USE: ignored; a warning says so.
         scale_gathered_input, scale_weight: by what numbers of eight bits are to be multiplied.
         out_dtype: the result's, if it is not the input's.
 
@@ -109,7 +109,7 @@ def fused_allgather_and_anything(
         scattered_inputs: this process's; each has one shape on all of them.
         my_matmul: takes the tensors of a process, its rank, and a function to the stream to work on.
         group: the processes.
-        timeout_s: ignored, as are ``private_args_DO_NOT_USE``; a warning says so.
+        timeout_s, private_args_DO_NOT_USE: ignored; a warning says so.
 
     Example:
         >>> alone = torch.distributed.ProcessGroup(0, 1)
@@ -138,7 +138,7 @@ def fused_anything_and_reducescatter(
             work on.
         scattered_outputs: what this process's sums are written to.
         group: the processes.
-        timeout_s: ignored, as are ``private_args_DO_NOT_USE``; a warning says so.
+        timeout_s, private_args_DO_NOT_USE: ignored; a warning says so.
 
     Example:
         >>> alone, out = torch.distributed.ProcessGroup(0, 1), torch.zeros(2)

@@ -1,8 +1,12 @@
 """``xformers.ops.fmha``: attention, its biases and its operators, under their old names."""
 
 from . import attn_bias as attn_bias
+from . import ck as ck
+from . import ck_splitk as ck_splitk
 from . import cutlass as cutlass
+from . import cutlass_blackwell as cutlass_blackwell
 from . import decoder as decoder
+from . import dispatch as dispatch
 from . import flash as flash
 from . import flash3 as flash3
 from . import merge_training as merge_training
@@ -27,6 +31,8 @@ from .common import AttentionOpBase as AttentionOpBase
 from .common import Inputs as Inputs
 from .merge import merge_attentions as merge_attentions
 
+MemoryEfficientAttentionCkOp = (ck.FwOp, ck.BwOp)
+MemoryEfficientAttentionSplitKCkOp = (ck_splitk.FwOp, ck.BwOp)
 MemoryEfficientAttentionCutlassOp = (cutlass.FwOp, cutlass.BwOp)
 MemoryEfficientAttentionCutlassFwdFlashBwOp = (cutlass.FwOp, flash.BwOp)
 MemoryEfficientAttentionDecoderOp = (decoder.FwOp, cutlass.BwOp)

@@ -8,6 +8,7 @@ An operator is a name for the backends that may serve it, which are tried in the
 """
 
 from dataclasses import dataclass
+from inspect import isclass
 from typing import Any, ClassVar
 
 import torch
@@ -19,7 +20,12 @@ from ...._core.kinds import FLOATS
 from ....bias import Bias, dense
 from ....ops._calls import checked
 from ....ops.attention import ATTENTION
+from . import attn_bias as biases
 from .attn_bias import VARLEN_BIASES, AttentionBias, LowerTriangularMask, LowerTriangularMaskWithTensorBias
+
+BIASES = tuple(
+    b for b in vars(biases).values() if isclass(b) and issubclass(b, AttentionBias) and b is not AttentionBias
+)
 
 
 @dataclass(eq=False)
@@ -49,7 +55,7 @@ class Inputs:
         fit = k.shape[:-1] == v.shape[:-1] and (k.shape[0], *k.shape[2:-1]) == heads and q.shape[-1] == k.shape[-1]
         if not fit and k.dtype != torch.int32:
             raise ValueError(f"shapes contradict each other, for none is broadcast: {shapes}")
-        if q.dim() == 3 and not (bias is None or isinstance(bias, Tensor) or type(bias) is LowerTriangularMask):
+        if q.dim() == 3 and not (isinstance(bias, Tensor) or _is_bias_type_supported_in_BMK(type(bias))):
             raise ValueError(f"BMK goes with no bias, a tensor or LowerTriangularMask, not with {type(bias).__name__}")
         held = bias.tensor if isinstance(bias, LowerTriangularMaskWithTensorBias) else bias
         wanted = (q.shape[0], q.shape[-2], q.shape[1], k.shape[1])
@@ -105,25 +111,49 @@ class Inputs:
         return lse.unflatten(1, self.query.shape[2:4]) if self.query.dim() == 5 else lse
 
 
+def _is_bias_type_supported_in_BMK(attn_bias_type: type) -> bool:
+    return attn_bias_type in (type(None), Tensor, LowerTriangularMask)
+
+
+def pack_fp8_tensorwise_per_head(x: Tensor, scale: Tensor | float, original_dtype: torch.dtype) -> Tensor:
+    """Numbers of eight bits ``[B, M, H, K]`` times a scale, one or ``[B, H]``, in the dtype that they were of."""
+    factor = scale[:, None, :, None] if isinstance(scale, Tensor) and scale.dim() == 2 else scale
+    return (x.float() * factor).to(original_dtype)
+
+
 def _idle(x: Tensor) -> bool:
     """Whether nobody may ask for a gradient of each of the heads that are one."""
     return plain((x,)) and not (x.requires_grad and torch.is_grad_enabled())
 
 
 class AttentionOpBase:
-    """An operator; ``BACKENDS`` are those of this library that may serve it."""
+    """An operator; ``BACKENDS`` are those of this library that may serve it.
+
+    What runs here, on a CPU too, is told by :meth:`supports`; the devices, bounds and errors are those of its namesake.
+    """
 
     NAME: ClassVar[str] = "any"
     MEMBER: ClassVar[str] = "forward"
     BACKENDS: ClassVar[tuple[str, ...]] = ATTENTION.backends
-    SUPPORTED_DEVICES: ClassVar[frozenset[str]] = frozenset(("cpu", "cuda"))
+    SUPPORTED_DEVICES: ClassVar[frozenset[str]] = frozenset(("cuda",))
     SUPPORTED_DTYPES: ClassVar[frozenset[torch.dtype]] = frozenset(FLOATS)
-    SUPPORTED_ATTN_BIAS_TYPES: ClassVar[tuple[Any, ...]] = (type(None), Tensor, AttentionBias)
+    SUPPORTED_ATTN_BIAS_TYPES: ClassVar[tuple[Any, ...]] = (type(None), Tensor, *BIASES)
+    SUPPORTED_MIN_K: ClassVar[int] = 1
+    SUPPORTED_MAX_K: ClassVar[int] = 65536
     SUPPORTS_DROPOUT: ClassVar[bool] = True
     SUPPORTS_CUSTOM_SCALE: ClassVar[bool] = True
     SUPPORTS_DIFFERENT_VALUE_EMBED: ClassVar[bool] = True
     SUPPORTS_BMGHK: ClassVar[bool] = True
     SUPPORTS_PARTIAL: ClassVar[bool] = True
+    SUPPORTS_OUTPUT_DTYPE: ClassVar[bool] = True
+    IS_DETERMINISTIC: ClassVar[bool] = True
+    VARLEN_LSE_PACKED: ClassVar[bool] = True
+    CUDA_MINIMUM_COMPUTE_CAPABILITY: ClassVar[tuple[int, int]] = (5, 0)
+    CUDA_MAXIMUM_COMPUTE_CAPABILITY: ClassVar[tuple[int, int] | None] = None
+    ERROR_ATOL: ClassVar[dict[torch.dtype, float]]
+    ERROR_RTOL: ClassVar[dict[torch.dtype, float]]
+    _TEST_BATCH_SIZES: ClassVar[tuple[int, ...]] = (1, 3)
+    _TEST_K: ClassVar[tuple[int, ...]] = (32, 128)
 
     @classmethod
     def supports(cls, d: Inputs) -> bool:
@@ -152,25 +182,57 @@ class AttentionOpBase:
         return [f"{backend}: {'; '.join(why)}" for backend, why in against.items()]
 
     @classmethod
+    def shape_not_supported_reasons(cls, Mq: int, Mkv: int, K: int, Kv: int) -> list[str]:
+        """Why it has no lengths or features as many as these; none: it has."""
+        return [f"{n} features are more than {cls.SUPPORTED_MAX_K}" for n in (K, Kv) if n > cls.SUPPORTED_MAX_K]
+
+    @classmethod
     def is_available(cls) -> bool:
-        """Whether any of its backends can be had on this machine."""
-        q = torch.zeros(1, 1, 1, 16)
-        on = [q.to("cuda")] if torch.cuda.is_available() else []
-        return any(cls.supports(Inputs(t, t, t)) for t in (q, *on))
+        """Whether a device of its namesake is there, and any of its backends runs on it."""
+        return torch.cuda.is_available() and cls.supports(Inputs(*[torch.zeros(1, 1, 1, 16, device="cuda")] * 3))
 
     @classmethod
     def info(cls) -> str:
         return "available" if cls.is_available() else "unavailable"
 
 
+def _errors(double: float, single: float, half: float, brain: float) -> dict[torch.dtype, float]:
+    return {torch.float64: double, torch.float32: single, torch.float16: half, torch.bfloat16: brain}
+
+
 class AttentionFwOpBase(AttentionOpBase):
     """An operator for the value."""
+
+    ERROR_ATOL: ClassVar[dict[torch.dtype, float]] = {
+        torch.float64: 1e-12,
+        torch.float32: 3e-4,
+        torch.half: 4e-3,
+        torch.bfloat16: 2e-2,
+    }
+    ERROR_RTOL: ClassVar[dict[torch.dtype, float]] = {
+        torch.float64: 1e-12,
+        torch.float32: 2e-5,
+        torch.half: 4e-4,
+        torch.bfloat16: 5e-3,
+    }
 
 
 class AttentionBwOpBase(AttentionOpBase):
     """An operator for the gradient."""
 
     MEMBER = "backward"
+    ERROR_ATOL: ClassVar[dict[torch.dtype, float]] = {
+        torch.float64: 1e-11,
+        torch.float32: 9e-4,
+        torch.half: 0.2,
+        torch.bfloat16: 0.9,
+    }
+    ERROR_RTOL: ClassVar[dict[torch.dtype, float]] = {
+        torch.float64: 1e-11,
+        torch.float32: 1e-4,
+        torch.half: 2e-2,
+        torch.bfloat16: 0.1,
+    }
 
 
 AttentionOp = tuple[type[AttentionFwOpBase] | None, type[AttentionBwOpBase] | None]

@@ -8,7 +8,6 @@ class FwOp(AttentionFwOpBase):
 
     NAME = "tritonF"
     BACKENDS = ("triton",)
-    SUPPORTED_DEVICES = frozenset(("cuda",))
 
 
 class BwOp(AttentionBwOpBase):
@@ -16,4 +15,3 @@ class BwOp(AttentionBwOpBase):
 
     NAME = "tritonB"
     BACKENDS = ("triton",)
-    SUPPORTED_DEVICES = frozenset(("cuda",))
