@@ -117,7 +117,7 @@ def _slotted(bias_type: Any, r: Random, B: int, M: int, N: int, window: int, pag
         return bias_type.from_seqlens(q_seqlen=q, kv_padding=N, kv_seqlen=k)
     starts = [r.randint(0, room - n) if paged else i * N + r.randint(0, N - n) for i, n in enumerate(k)]
     if paged:
-        return bias_type.from_seqlens(q, [*starts, room], k, tables, page)
+        return bias_type.from_seqlens(q, starts, k, tables, page)
     return bias_type.from_seqlens(q_seqlen=q, kv_seqstarts=[*starts, B * N], kv_seqlen=k)
 
 

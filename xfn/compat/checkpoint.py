@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils import checkpoint as torchs
-from torch.utils._pytree import tree_map
 
 Mode: Any = torchs.TorchDispatchMode  # type: ignore[attr-defined]
 Policy = Callable[..., bool] | Sequence[Any] | None
@@ -79,7 +78,7 @@ class _Keeping(Mode):  # type: ignore[misc]
         if self.found and self.kept[func]:
             out, versions = self.kept[func].popleft()
             if versions == _versions(out):
-                return tree_map(lambda t: t.detach() if isinstance(t, Tensor) else t, out)
+                return _afresh(out)
             return func(*args, **(kwargs or {}))
         out = func(*args, **(kwargs or {}))
         if not self.found:
@@ -94,6 +93,13 @@ PASSING = frozenset((torch.ops.aten.detach.default, torch.ops.aten._to_copy.defa
 def _versions(out: Any) -> list[int]:
     several = out if isinstance(out, (tuple, list)) else (out,)
     return [t._version for t in several if isinstance(t, Tensor)]
+
+
+def _afresh(out: Any) -> Any:
+    """The same numbers, in tensors that autograd has not seen."""
+    if isinstance(out, (tuple, list)):
+        return type(out)(map(_afresh, out))
+    return out.detach() if isinstance(out, Tensor) else out
 
 
 def _contexts(decides: Callable[..., bool], drawn: bool) -> tuple[_Keeping, _Keeping]:

@@ -189,7 +189,10 @@ class AttentionOpBase:
     @classmethod
     def is_available(cls) -> bool:
         """Whether a device of its namesake is there, and any of its backends runs on it."""
-        return torch.cuda.is_available() and cls.supports(Inputs(*[torch.zeros(1, 1, 1, 16, device="cuda")] * 3))
+        if not torch.cuda.is_available():
+            return False
+        q = torch.zeros(1, 1, 1, 16, device="cuda")
+        return cls.supports(Inputs(q, q, q))
 
     @classmethod
     def info(cls) -> str:
