@@ -22,6 +22,7 @@ def sequence_parallel_leading_matmul(
         For each weight ``[processes · M, ..., F]``.
 
     Example:
+        >>> import torch
         >>> alone = torch.distributed.ProcessGroup(0, 1)
         >>> x, ws = torch.ones(2, 3, 4), [torch.ones(4, 5), torch.ones(4, 6)]
         >>> [y.shape for y in sequence_parallel_leading_matmul(x, ws, fuse=True, process_group=alone)]
@@ -47,6 +48,7 @@ def sequence_parallel_trailing_matmul(x: Tensor, w: Tensor, *, fuse: bool, proce
         AssertionError: a sequence that the processes cannot share out evenly.
 
     Example:
+        >>> import torch
         >>> alone = torch.distributed.ProcessGroup(0, 1)
         >>> sequence_parallel_trailing_matmul(torch.ones(2, 4), torch.ones(4, 5), fuse=True, process_group=alone).shape
         torch.Size([2, 5])
