@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> float:
     split, weights, steps = random.split(random.key(chosen.seed), 3)
     data = digits(split)
     pyramid = hierarchical(LEVELS, image=(8, 8), channels=1, head=8)
-    print(xfn.factory.summary(pyramid, image=(8, 8)))
+    xfn.factory.summary(pyramid, image=(8, 8))
     net = xfn.nn.Module(classifier(pyramid, LEVELS[-1].model), weights)
     found = learn(net, data, steps, 5 if chosen.quick else 600)
 

@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> float:
             continue
         torch.manual_seed(chosen.seed)
         net = xfn.nn.Module(classifier(config, config.dims.model), weights)
-        total = xfn.factory.summary(config, image=(8, 8)).total
+        total = xfn.factory.costs(config, image=(8, 8)).total
         found = learn(net, data, steps, 3 if chosen.quick else 200)
         points.append((total.flops / 1e6, found, name))
         print(f"{name:<24}{total.parameters:>11,}{total.flops / 1e6:>8.2f}{found:>8.1%}")

@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import xfn
 from xfn import layout, random, sparsity
 from xfn._core.params import leaves
-from xfn.factory import Encoder, Patch, summary
+from xfn.factory import Encoder, Patch, costs, summary
 from xfn.factory.build import structure
 from xfn.factory.stack import Both
 from xfn.factory.summary import _rows, _shape, count_ours
@@ -26,11 +26,15 @@ CONFIGS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_every_parameter_is_counted_once(name: str) -> None:
+def test_every_parameter_is_counted_once(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     found = summary(CONFIGS[name], image=(8, 8))
     params = xfn.build(CONFIGS[name]).init(random.key(0))
     assert found.total.parameters == sum(t.numel() for t in leaves(params).values())
-    assert len(str(found).splitlines()) == len(found.rows) + 2
+    table = capsys.readouterr().out
+    assert table == f"{found}\n"
+    assert len(table.splitlines()) == len(found.rows) + 2
+    assert costs(CONFIGS[name], image=(8, 8)) == found
+    assert not capsys.readouterr().out
 
 
 def test_operations_are_those_of_the_formula() -> None:

@@ -13,4 +13,5 @@ from .hierarchical import Level as Level
 from .hierarchical import hierarchical as hierarchical
 from .summary import Row as Row
 from .summary import Summary as Summary
+from .summary import costs as costs
 from .summary import summary as summary

@@ -55,7 +55,36 @@ class Summary(NamedTuple):
 
 
 def summary(config: Config, length: int | None = None, image: tuple[int, int] | None = None) -> Summary:
-    """What a config's model takes for one example: its rows, and a table where it is printed.
+    """Print what a config's model takes for one example, layer by layer.
+
+    Args:
+        config, length, image: as of :func:`costs`.
+
+    Returns:
+        :class:`Summary`, as :func:`costs` does, which prints nothing.
+
+    Raises:
+        ValueError: the length, or the size of the image, is not known.
+
+    Example:
+        >>> import xfn
+        >>> total = summary(xfn.Encoder(xfn.Dims(model=32, heads=4, length=64, vocab=100), layers=2)).total
+                  parameters    FLOPs  activations
+        input          5,248        0          0 B
+        layers.0      12,704    2.10M   129.00 KiB
+        layers.1      12,704    2.10M   129.00 KiB
+        output         3,264  409.60k    16.00 KiB
+        total         33,920    4.60M   274.00 KiB
+        >>> total.parameters
+        33920
+    """
+    found = costs(config, length, image)
+    print(found)
+    return found
+
+
+def costs(config: Config, length: int | None = None, image: tuple[int, int] | None = None) -> Summary:
+    """What a config's model takes for one example.
 
     The model runs once without numbers, on torch's meta device; or on the CPU, where a part looks at numbers.
 
@@ -72,15 +101,7 @@ def summary(config: Config, length: int | None = None, image: tuple[int, int] | 
 
     Example:
         >>> import xfn
-        >>> found = summary(xfn.Encoder(xfn.Dims(model=32, heads=4, length=64, vocab=100), layers=2))
-        >>> print(found)
-                  parameters    FLOPs  activations
-        input          5,248        0          0 B
-        layers.0      12,704    2.10M   141.00 KiB
-        layers.1      12,704    2.10M   141.00 KiB
-        output         3,264  409.60k    16.00 KiB
-        total         33,920    4.60M   298.00 KiB
-        >>> found.total.parameters
+        >>> costs(xfn.Encoder(xfn.Dims(model=32, heads=4, length=64, vocab=100), layers=2)).total.parameters
         33920
     """
     made = structure(config)
