@@ -279,15 +279,18 @@ def test_sparsity_configs() -> None:
         BSLongformerSparsityConfig(1, attention="sideways")
 
 
+@pytest.mark.parametrize("one", [False, True])
 @pytest.mark.parametrize("q_compose", [False, True])
 @pytest.mark.parametrize("rule", ["product", "linear", "mlp"])
-def test_heads_and_rules_by_the_formula(rule: str, q_compose: bool) -> None:
+def test_heads_and_rules_by_the_formula(rule: str, q_compose: bool, one: bool) -> None:
     options = {"qk_rule": rule == "product", "nonlinear": rule == "mlp", "q_compose": q_compose, "num_rules": 4}
     net = build_attention({"name": "compositional", "dim_model": 8, "num_heads": 2, **options}).double()
-    x, mask = torch.randn(3, 5, 8, dtype=torch.float64), torch.ones(5, 5).tril().bool()
-    t = net.in_proj_container.q_proj(x)
-    heads, rules = t.unflatten(-1, (2, 4)).transpose(1, 2), t.unflatten(-1, (4, 2)).transpose(1, 2)
-    seen = (heads @ heads.mT / 2).masked_fill(~mask, -torch.inf).softmax(-1)
+    x, k, v = torch.randn(3, 3, 5, 8, dtype=torch.float64)
+    k, v = (x, x) if one else (k, v)
+    mask, project = torch.ones(5, 5).tril().bool(), net.in_proj_container.q_proj
+    heads, keys = (project(t).unflatten(-1, (2, 4)).transpose(1, 2) for t in (x, k))
+    rules = project(v).unflatten(-1, (4, 2)).transpose(1, 2)
+    seen = (heads @ keys.mT / 2).masked_fill(~mask, -torch.inf).softmax(-1)
     found = torch.einsum("bhmn,brnv->bmhrv", seen, rules)
     asked = net.value_q(heads.transpose(1, 2) / 2) if q_compose else net.value_q(x).unflatten(-1, (2, 4))
     if rule == "product":
@@ -296,4 +299,4 @@ def test_heads_and_rules_by_the_formula(rule: str, q_compose: bool) -> None:
         both = torch.cat([found, asked.unsqueeze(-2).expand(-1, -1, -1, 4, -1)], -1)
         scores = net.score_network(both).squeeze(-1)
     chosen = torch.einsum("bmhr,bmhrv->bmhv", scores.softmax(-1), found).flatten(-2)
-    agree(net(x, x, x, mask), net.out_proj(chosen))
+    agree(net(x, k, v, mask), net.out_proj(chosen))

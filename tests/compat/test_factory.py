@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import layer_norm, linear, relu, scaled_dot_product_attention
 
+import xfn
 from xfn.bias import Bias
 from xfn.compat.factory import (
     BasicLayerConfig,
@@ -24,6 +25,7 @@ from xfn.compat.factory import (
     xFormerStackConfig,
 )
 from xfn.compat.factory.parts import ATTENTION
+from xfn.factory.sublayer import Given
 
 EMB, SEQ, BATCH, VOCAB, HEADS = 32, 64, 2, 11, 4
 
@@ -213,6 +215,8 @@ def test_masks_hide() -> None:
     assert torch.equal(y, model(x, x[:, :4], encoder_input_mask=there.float()))
     with pytest.raises(ValueError, match="True and False, or 1 and 0"):
         model(x, encoder_input_mask=there * 0.5)
+    added = torch.zeros(2, 9).masked_fill(~there, -torch.inf)
+    torch.testing.assert_close(y, model(x, x[:, :4], encoder_input_mask=added), rtol=1e-4, atol=1e-5)
     encoder = xFormerEncoderBlock(xFormerEncoderConfig(**block(num_layers=1)))
     past = torch.ones(9, 9).tril().bool()
     torch.testing.assert_close(encoder(x, past)[:, :4], encoder(x[:, :4], past[:4, :4]), rtol=1e-4, atol=1e-5)
@@ -266,8 +270,25 @@ def test_wrong_use_is_refused(says: str) -> None:
 def test_decoders_that_would_see_the_memory_in_two_ways_are_refused() -> None:
     with pytest.raises(NotImplementedError, match="all decoders have one style"):
         xFormer([block(), block("decoder", "pre"), block("decoder", "post", position_encoding_config=None)])
-    with pytest.raises(NotImplementedError, match="Compositional takes no k"):
-        xFormer([block(), block("decoder", multi_head_config_cross=heads("compositional"))])
+
+
+def test_a_cross_attention_whose_keys_are_projected_like_its_queries_sees_the_normed_memory() -> None:
+    config = block(
+        "decoder", num_layers=1, position_encoding_config=None, multi_head_config_cross=heads("compositional")
+    )
+    one = xFormerDecoderBlock(xFormerDecoderConfig(**config)).double()
+    for name, t in one.named_parameters():
+        if ".norm." in name:
+            t.data += torch.rand_like(t)
+    x, memory = torch.randn(2, 2, 7, EMB).double()
+    params, stack = one.tree()["decoder"], one.made.decoder
+    assert stack is not None
+    layer, (own, cross, feedforward) = params["layers"]["0"], stack.stages[0].sublayers
+    nothing = Given(Bias(()), None, {})
+    x1 = own.apply(layer, x, nothing, {}, None)
+    x2 = x1 + cross.part.apply(layer["cross"], *(xfn.layer_norm(layer["cross_norm"], y) for y in (x1, memory)))
+    want = xfn.layer_norm(params["norm"], feedforward.apply(layer, x2, nothing, {}, None))
+    torch.testing.assert_close(one(x, memory), want, rtol=1e-9, atol=1e-9)
 
 
 def test_patches_of_another_kind_are_refused() -> None:

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isqrt
 from typing import Any
 
 import torch
@@ -151,7 +152,7 @@ class MultiHeadDispatch(torch.nn.Module, Strict):
                 f"{name} is causal, which says nothing of {M} queries and {N} keys"
             )
         if attention.requires_squared_context:
-            assert round(M**0.5) ** 2 == M, f"{name} sees a square, but there are {M} tokens"
+            assert isqrt(M) ** 2 == M, f"{name} sees a square, but there are {M} tokens"
         return {k: v for k, v in (("att_mask", mask), ("key_padding_mask", padding)) if v is not None}
 
 

@@ -13,14 +13,14 @@ from ...factory import Decoder, Encoder, Model
 from ...factory.build import coefficients
 from ...factory.refuse import refuse
 from ...factory.stack import Stack, children
-from ...factory.sublayer import PROJECTIONS, Losses, same_for_all
+from ...factory.sublayer import Losses, same_for_all
 from ...ops.layer_norm import layer_norm
 from ...ops.rms_norm import rms_norm
-from ...parts import honours
 from ...parts.position.none import None_
 from .config import ResidualNormStyle, xFormerBlockConfig, xFormerConfig
 from .names import Name, canonical, named
 from .parts import square
+from .shared import filled, flags, left_out
 
 BARE: dict[str, Callable[..., Tensor]] = {"layer_norm": layer_norm, "rms_norm": rms_norm, "skip": lambda params, x: x}
 
@@ -30,7 +30,7 @@ class Both(NamedTuple):
 
     encoder: Stack | None
     decoder: Stack | None
-    biased: Mapping[str, Sequence[bool]]
+    flags: Mapping[str, Sequence[bool]]
     tied: bool = False
 
     def init(self, key: Tensor) -> dict[str, Any]:
@@ -40,18 +40,7 @@ class Both(NamedTuple):
         }  # fmt: skip
         if self.tied:
             del found["encoder"]["position"]
-        return tree({path: t for path, t in leaves(found).items() if not self._without(path)})
-
-    def _without(self, path: str) -> bool:
-        """Whether it is a bias that the config leaves out."""
-        side, *steps = path.split(".")
-        flags = self.biased.get(f"{side}.{steps[-3]}") if len(steps) > 2 else None
-        return (
-            flags is not None
-            and steps[-1] == "bias"
-            and steps[-2] in PROJECTIONS
-            and not flags[PROJECTIONS.index(steps[-2])]
-        )
+        return tree({path: t for path, t in leaves(found).items() if not left_out(path, self.flags)})
 
     def apply(
         self, params: Any, source: Tensor, target: Tensor | None = None, *, source_bias: Bias | Tensor | None = None,
@@ -72,7 +61,7 @@ class Both(NamedTuple):
         if self.encoder is None:
             own_bias = Bias.of(target_bias) if source_bias is None else seen
             return self.decode(params, source, None, own_bias, Bias(()), losses, second)
-        own = params["encoder"]
+        own = filled(params["encoder"], self.flags, "encoder")
         if self.tied:
             own = {**own, "position": params["decoder"]["position"]}
         y = self.encoder.run(own, source, seen, losses, first)
@@ -88,7 +77,7 @@ class Both(NamedTuple):
     ) -> tuple[Tensor, Losses]:  # fmt: skip
         """The decoder's part; pre-norm, its cross attention sees the memory through its own norm."""
         assert self.decoder is not None
-        own, pair = params["decoder"], None
+        own, pair = filled(params["decoder"], self.flags, "decoder"), None
         if memory is not None:
             residual = self.decoder.last.residual
             if hasattr(residual, "last"):
@@ -101,10 +90,10 @@ def through_norms(params: Mapping[str, Any]) -> dict[str, Any]:
     """k and v of cross attentions that see γ m + β where they are given m: W (γ m + β) + b = (W γ) m + (W β + b)."""
     if "cross" not in params:
         return {n: through_norms(v) if isinstance(v, Mapping) else v for n, v in params.items()}
-    cross, norm = dict(params["cross"]), params["cross_norm"]
+    cross, norm = dict(params["cross"]), params.get("cross_norm")
     for name in ("k", "v"):
-        if name in cross and norm:
-            weight, made = cross[name]["weight"], dict(cross[name])
+        if norm and (given := cross.get(name, cross.get("q"))):
+            weight, made = given["weight"], dict(given)
             if "bias" in norm:
                 made["bias"] = weight @ norm["bias"] + made.get("bias", 0)
             cross[name] = {**made, "weight": weight * norm["weight"]}
@@ -133,7 +122,7 @@ def assemble(config: xFormerConfig) -> Both:
     assert not (True in back and True in deep), "reversible layers have no deepnorm"
     return stacks(
         *([stage_of(b, i, config.weight_init.value) for i, b in enumerate(side)] for side in sides.values()), tied=tied,
-        biased=flags(blocks),
+        flags=flags(blocks),
     )  # fmt: skip
 
 
@@ -143,23 +132,14 @@ def stage_of(block: xFormerBlockConfig, at: int, weights: str | None) -> Any:
     return replace(stage, position=None_(), dims=replace(stage.dims, vocab=None)) if at else stage
 
 
-def flags(blocks: Sequence[xFormerBlockConfig]) -> dict[str, Sequence[bool]]:
-    """Which of q, k, v and out have biases, by the sublayer."""
-    found: dict[str, Sequence[bool]] = {}
-    for block in blocks:
-        for name, part in zip(block.heads, ("attention", "cross"), strict=False):
-            given = getattr(block, name).get("bias", True)
-            each = (given,) * 4 if isinstance(given, bool) else tuple(given)
-            if found.setdefault(f"{block.block_type}.{part}", each) != each:
-                raise ValueError("all blocks of a side have the same biases")
-    return found
-
-
 def stacks(
-    encoder: Sequence[Encoder], decoder: Sequence[Decoder], *, tied: bool, biased: Mapping[str, Sequence[bool]],
+    encoder: Sequence[Encoder], decoder: Sequence[Decoder], *, tied: bool, flags: Mapping[str, Sequence[bool]],
     memory: int | None = None, deep: Mapping[str, Any] | None = None,
 ) -> Both:  # fmt: skip
     """The stacks of stages, either of which may be empty; ``memory`` is the width of what a decoder alone looks at."""
+    for stage in encoder:
+        L = stage.simplicial.L if stage.simplicial else 1
+        assert stage.dims.model % L == 0, f"dim_model={stage.dims.model} does not divide into L={L}"
     refuse(encoder, decoder, False)
     deep = coefficients(encoder, decoder) if deep is None else deep
     first = Stack(encoder, None, deep.get("encoder"), predicts=False) if encoder else None
@@ -172,17 +152,13 @@ def stacks(
             stack.check()
     if tied and not (first and second and first.stages[0].takes == second.stages[0].takes):
         raise ValueError("embeddings are tied where encoder and decoder have positions of one kind")
-    return Both(first, second, biased, tied)
+    return Both(first, second, flags, tied)
 
 
 def _one_memory(decoder: Sequence[Decoder]) -> None:
     """Raise where decoders do not all see the memory alike."""
     if len({stage.residual for stage in decoder}) > 1:
         raise NotImplementedError("all decoders have one style and one norm, where they look at an encoder")
-    for stage in decoder:
-        if hasattr(stage.residual, "last") and "k" not in honours(stage.cross):
-            called = type(stage.cross).__name__
-            raise NotImplementedError(f"{called} takes no k, through whose weights a pre-norm decoder sees the memory")
 
 
 def names_of(made: Both, alone: bool = False) -> list[Name]:

@@ -15,7 +15,8 @@ from ...parts.position.vocab import Vocab
 from ...parts.residual.deepnorm import Deepnorm
 from ...parts.residual.post import Post
 from ...parts.residual.pre import Pre
-from .parts import FEEDFORWARD, POSITION, Within, attention, made
+from .parts import FEEDFORWARD, POSITION, Projected, Within, attention, made
+from .weight_init import xFormerWeightInit
 
 Given = Mapping[str, Any]
 HEADS = ("dim_model", "num_heads", "attention", "residual_dropout", "bias", "use_rotary_embeddings",
@@ -32,16 +33,27 @@ class ResidualNormStyle(str, Enum):  # noqa: UP042
     DeepNorm = "deepnorm"
 
 
-class xFormerWeightInit(str, Enum):  # noqa: UP042
-    """How the weights of a model are drawn."""
-
-    Timm = "timm"
-    ViT = "vit"
-    Moco = "moco"
-    Small = "small"
-
-
 STYLES = {ResidualNormStyle.Pre: Pre, ResidualNormStyle.Post: Post, ResidualNormStyle.DeepNorm: Deepnorm}
+
+
+@dataclass
+class LayerPosition:
+    """Which end of a model a layer is at; nothing reads it, for a model knows its ends."""
+
+    first: bool = True
+    last: bool = True
+
+    def is_first(self) -> bool:
+        return self.first
+
+    def is_last(self) -> bool:
+        return self.last
+
+    def mark_not_first(self) -> None:
+        self.first = False
+
+    def mark_not_last(self) -> None:
+        self.last = False
 
 
 class xFormerBlockConfig:
@@ -62,7 +74,7 @@ class xFormerBlockConfig:
         kind = getattr(block_type, "value", block_type)
         assert kind in (None, self.block_type), f"block_type={kind!r} is no {self.block_type}"
         self.dim_model, self.use_triton, self.reversible = dim_model, use_triton, reversible
-        self.num_layers, self.layer_position = num_layers, layer_position
+        self.num_layers, self.layer_position = num_layers, layer_position or LayerPosition()
         self.feedforward_config = copy.deepcopy(feedforward_config)
         self.position_encoding_config = copy.deepcopy(position_encoding_config)
         self.residual_norm_style = ResidualNormStyle(residual_norm_style)
@@ -109,11 +121,11 @@ class xFormerBlockConfig:
     def _position(self, given: Given) -> tuple[Any, int | None]:
         if not given:
             return None_(), None
-        if given.get("dim_model", self.dim_model) != self.dim_model:
-            raise ValueError(f"positions are as wide as the model, {self.dim_model}, but have {given['dim_model']}")
         known = {name: value for name, value in given.items() if name != "vocab_size"}
         part = made(POSITION, "position_encoding_config", known, self.ignored)
-        return part, given["vocab_size"] if isinstance(part, Vocab) else None
+        vocab = given["vocab_size"] if isinstance(part, Vocab) else None
+        width = given.get("dim_model") or self.dim_model
+        return (part if width == self.dim_model else Projected(part, width)), vocab
 
     def _attend(self, name: str) -> tuple[Any, bool]:
         """The part that attends, and whether it is causal."""
@@ -122,10 +134,19 @@ class xFormerBlockConfig:
         for field in ("dim_model", "dim_key", "dim_value"):
             if heads.get(field) not in (None, self.dim_model):
                 raise ValueError(f"{name}.{field}={heads[field]} is not the block's dim_model={self.dim_model}")
-        if heads.get("use_separate_proj_weight") is False:
-            self.ignored.append(f"{name}.use_separate_proj_weight")
         part, past = attention(_attention(heads), self.ignored)
-        return (Within(part, turned=True) if heads.get("use_rotary_embeddings") else part), past
+        takes, turned = honours(part), bool(heads.get("use_rotary_embeddings"))
+        if past and not takes & {"bias", "causal"}:
+            self.ignored.append(f"{name}.attention.causal ({type(part).__name__} sees the future)")
+            past = False
+        if turned and "q" not in takes:
+            self.ignored.append(f"{name}.use_rotary_embeddings ({type(part).__name__} has no q and k)")
+            turned = False
+        behind = str(self.feedforward_config.get("name"))
+        if past and name != "multi_head_config_cross" and behind == "Conv2DFeedforward":
+            self.ignored.append(f"{name}.attention.causal (behind it, {behind} sees the future)")
+            return Within(part, turned, True), False
+        return (Within(part, turned) if turned or not takes & {"bias", "kept"} else part), past
 
 
 class xFormerEncoderConfig(xFormerBlockConfig):
@@ -148,7 +169,6 @@ class xFormerEncoderConfig(xFormerBlockConfig):
         if not given:
             return None
         self.ignored += [f"simplicial_embeddings.{name}" for name in given if name not in ("L", "temperature")]
-        assert self.dim_model % given["L"] == 0, f"dim_model={self.dim_model} does not divide into L={given['L']}"
         return Simplicial(given["L"], given.get("temperature") or 1.0)
 
     def _patch(self) -> Patch | None:
@@ -172,7 +192,8 @@ class xFormerDecoderConfig(xFormerBlockConfig):
         assert not self.reversible, "decoders are not reversible"
         (own, past), (cross, before) = (self._attend(name) for name in self.heads)
         fields = self._fields([getattr(self, name) for name in self.heads])
-        cross = Within(cross, past=True) if before and "q" in honours(cross) else cross
+        if before:
+            cross = replace(cross, past=True) if isinstance(cross, Within) else Within(cross, past=True)
         return Decoder(**fields, attention=own, cross=cross, causal=past)
 
 

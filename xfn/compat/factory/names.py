@@ -20,6 +20,7 @@ from ...factory.stack import Layers, Stack
 from ...parts.feedforward.fused_mlp import FusedMLP
 from ...parts.feedforward.mlp import MLP
 from ...parts.position.learned import Learned
+from .parts import Projected
 
 ATTEND = {"k.weight": "E.weight", "v.weight": "F.weight", "conv.weight": "skip_connection.weight"}
 WRAPS = {"attention": "wrap_att", "cross": "wrap_cross", "feedforward": "wrap_ff"}
@@ -96,7 +97,10 @@ def _named(path: str, rest: str, group: list[Place], back: bool) -> Name:
     if step == "patch":
         return Name(path, joined(first.name, f"patch_emb.1.{inner}"))
     if step == "position":
-        learned = isinstance(first.stage.position, Learned)
+        if inner.startswith("projector."):
+            return Name(path, joined(first.name, f"embedding_{inner}"))
+        position = first.stage.position
+        learned = isinstance(position.part if isinstance(position, Projected) else position, Learned)
         seat = {"word": "word_embeddings.weight", "position": "position_embeddings.weight"}
         leaf = {"position": "pos_emb", "token": "class_token"}[inner] if learned else seat[inner]
         title = "rev_enc_pose_encoding" if back else joined(first.name, "pose_encoding")
@@ -149,7 +153,7 @@ def canonical(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict
         for old in _older(name):
             if name not in found and old in found:
                 found[name] = found.pop(old)
-    for name in [name for name in found if name not in wanted and _dead(name, wanted)]:
+    for name in [name for name in found if name not in wanted and (_dead(name, wanted) or _again(name, found))]:
         del found[name]
     norms = []
     for name in (name for name in wanted if name not in found):
@@ -187,6 +191,12 @@ def _older(name: str) -> Iterator[str]:
         bare = name.replace("wrap_ff.sublayer.layer.", "wrap_ff.layer.")
         yield bare
         yield bare.replace("mlp.3.", "mlp.2.")
+
+
+def _again(name: str, found: Mapping[str, Tensor]) -> bool:
+    """Whether it is the weight of q, once more."""
+    query = name.replace("k_proj.weight", "q_proj.weight").replace("v_proj.weight", "q_proj.weight")
+    return query != name and query in found and torch.equal(found[name], found[query])
 
 
 def _dead(name: str, wanted: Mapping[str, Tensor]) -> bool:

@@ -3,14 +3,16 @@
 import functools
 import inspect
 import math
+import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
 
 from ..._core.dims import Dims
 from ...bias import Bias, causal
+from ...ops.linear import init_linear, linear
 from ...ops.rotary import rotary
 from ...parts import honours
 from ...parts.attention.blocksparse import Blocksparse
@@ -34,6 +36,7 @@ from ...parts.feedforward.moe import MixtureOfExperts
 from ...parts.position.learned import Learned
 from ...parts.position.sine import Sine
 from ...parts.position.vocab import Vocab
+from ...random import fold_in
 
 KNOWN = {"name", "dim_model", "num_heads", "seq_len", "to_seq_len", "dim_head", "causal", "dim_features"}
 """What many mechanisms are told, whether or not they need it."""
@@ -144,9 +147,9 @@ def attention(given: Mapping[str, Any], ignored: list[str]) -> tuple[Any, bool]:
 
 @dataclass(frozen=True)
 class Within:
-    """A part within heads whose q and k are turned before they meet, and which is causal of its own.
+    """A part whose q and k are turned before they meet, which is causal of its own, or which is told of padding.
 
-    It takes what the part takes.
+    It takes what the part takes; padding, which it cannot honour, it ignores, with a warning.
     """
 
     part: Any
@@ -155,22 +158,26 @@ class Within:
 
     def __post_init__(self) -> None:
         part, takes = self.part, honours(self.part)
-        if "q" not in takes:
-            raise ValueError(f"{type(part).__name__} takes no q and k, so that nothing can turn")
         if self.past and not takes & {"bias", "causal"}:
             raise ValueError(f"{type(part).__name__} takes no bias, so it cannot be causal")
+        own = inspect.signature(part.apply)
+        deaf = not takes & {"bias", "kept"}
 
         @functools.wraps(part.apply)
-        def apply(params: Any, q: Tensor, k: Tensor, v: Tensor, **asked: Any) -> Tensor:
+        def apply(params: Any, *given: Tensor, **asked: Any) -> Tensor:
             if self.turned:
-                q, k = rotary(q, k)
+                q, k, *rest = given
+                given = (*rotary(q, k), *rest)
             if self.past and "bias" in takes:
                 asked["bias"] = Bias.of(asked.get("bias")) + causal()
             elif self.past:
                 asked["causal"] = True
-            return part.apply(params, q, k, v, **asked)  # type: ignore[no-any-return]
+            if deaf and asked.pop("kept", None) is not None:
+                warnings.warn(f"{type(part).__name__} looks at all tokens: the input mask is ignored", stacklevel=2)
+            return part.apply(params, *given, **asked)  # type: ignore[no-any-return]
 
-        apply.__signature__ = inspect.signature(part.apply)  # type: ignore[attr-defined]
+        kept = [inspect.Parameter("kept", inspect.Parameter.KEYWORD_ONLY, default=None)] if deaf else []
+        apply.__signature__ = own.replace(parameters=[*own.parameters.values(), *kept])  # type: ignore[attr-defined]
         object.__setattr__(self, "apply", apply)
 
     def __reduce__(self) -> Any:
@@ -179,6 +186,30 @@ class Within:
     def init(self, key: Tensor, dims: Dims) -> Any:
         """The part's own parameters."""
         return self.part.init(key, dims)
+
+
+@dataclass(frozen=True)
+class Projected:
+    """Positions of another width than the model's, and a linear map from the one to the other."""
+
+    part: Any
+    width: int
+
+    def __post_init__(self) -> None:
+        @functools.wraps(self.part.apply)
+        def apply(params: Any, *given: Tensor, **asked: Any) -> Tensor:
+            own = {name: t for name, t in params.items() if name != "projector"}
+            return linear(params["projector"], self.part.apply(own, *given, **asked))
+
+        object.__setattr__(self, "apply", apply)
+
+    def __reduce__(self) -> Any:
+        return Projected, (self.part, self.width)
+
+    def init(self, key: Tensor, dims: Dims) -> dict[str, Any]:
+        """Those of the part, and the map."""
+        own = self.part.init(fold_in(key, 0), replace(dims, model=self.width))
+        return {**own, "projector": init_linear(fold_in(key, 1), self.width, dims.model)}
 
 
 def square(count: int) -> int:

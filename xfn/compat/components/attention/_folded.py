@@ -11,6 +11,11 @@ from ._masks import Mask, taken
 from .base import Attention
 
 
+def present(**named: Any) -> list[str]:
+    """The names of what is not None."""
+    return [name for name, value in named.items() if value is not None]
+
+
 class Part(Attention, Strict):
     """A part of :mod:`xfn.parts.attention` as an attention of ``[B · H, S, K]``."""
 
@@ -55,7 +60,9 @@ class Part(Attention, Strict):
             asked["bias"] = seen.to_mask() if isinstance(seen, Csr) else seen
             H = 1
         elif key_padding_mask is not None:
-            assert key_padding_mask.dim() == 2, f"key padding is [B, N], but got {list(key_padding_mask.shape)}"
+            N = k.shape[-2]
+            fits = key_padding_mask.shape[1:] == (N,) and len(q) % max(len(key_padding_mask), 1) == 0
+            assert fits, f"key padding is [B, {N}] of B · H = {len(q)}, but got {list(key_padding_mask.shape)}"
             H = len(q) // len(key_padding_mask)
             floating = key_padding_mask.is_floating_point()
             asked["kept"] = key_padding_mask == 0 if floating else key_padding_mask

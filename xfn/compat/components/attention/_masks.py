@@ -21,7 +21,7 @@ def taken(mask: Mask, n: int, M: int, N: int, padding: Tensor | None = None) -> 
     A mask of fewer examples than n is that of each one's heads, which come one after another; a longer one is cropped.
     """
     if isinstance(mask, Tensor) and mask.is_sparse:
-        mask = SparseCS(mask.to_dense())
+        mask = entries(mask)
     if isinstance(mask, SparseCS):
         if padding is None:
             return mask.csr
@@ -37,6 +37,15 @@ def taken(mask: Mask, n: int, M: int, N: int, padding: Tensor | None = None) -> 
     if mask is not None and mask.dtype == torch.bool and few(mask):
         return Csr.from_mask(mask)
     return mask
+
+
+def entries(mask: Tensor) -> Tensor | SparseCS:
+    """A sparse tensor as what it keeps, sparse where all examples keep the same; with a negative number it is added."""
+    found = mask.to_dense()
+    if found.is_floating_point() and bool((found < 0).any()):
+        return found
+    kept = found != 0
+    return kept if kept.dim() > 2 and bool((kept != kept[:1]).any()) else SparseCS(kept)
 
 
 def spread(mask: Tensor, n: int) -> Tensor:

@@ -44,7 +44,23 @@ class SparseCS:
 
     @property
     def shape(self) -> torch.Size:
-        return torch.Size((len(self.values), *self.csr.shape))
+        """``(M, N)``."""
+        return torch.Size(self.csr.shape)
+
+    @property
+    def row_offsets(self) -> Tensor:
+        """Where each row begins, and where the last one ends."""
+        return torch.nn.functional.pad(self.csr.row_ends, (1, 0))
+
+    @property
+    def column_indices(self) -> Tensor:
+        """The column of each entry."""
+        return self.csr.columns
+
+    @property
+    def row_indices(self) -> Tensor:
+        """The rows, longest first."""
+        return self.row_offsets.diff().argsort(descending=True, stable=True).int()
 
     @property
     def ndim(self) -> int:
@@ -104,3 +120,9 @@ class SparseCS:
         if not torch.equal(self.csr.to_mask(), other.csr.to_mask()):
             raise ValueError("sparse matrices add up where they have the same entries")
         return SparseCS.wrap(self.csr, self.values + other.values)
+
+
+def _dense_to_sparse(matrix: Tensor, device: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Values, rows by length, row offsets and columns of a matrix ``[M, N]``."""
+    found = SparseCS(matrix, device)
+    return found.values[0], found.row_indices, found.row_offsets, found.column_indices

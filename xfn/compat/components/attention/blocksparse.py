@@ -47,6 +47,7 @@ class BlockSparseAttention(Attention, Strict):
         self.attn_drop = torch.nn.Dropout(dropout)
         self.layout = layout if layout.dim() == 3 else layout.expand(num_heads, -1, -1)
         self._tiles = Layout(layout != 0, block_size)
+        self.requires_same_k_q_dimensions = layout.shape[-2] == layout.shape[-1]
 
     def forward(
         self,

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from ....parts.attention.compositional import Compositional
 from .._registry import Strict, drawn, ignored
@@ -84,13 +85,12 @@ class CompositionalAttention(Attention, Strict):
     def forward(
         self, q: Tensor, k: Tensor, v: Tensor, att_mask: Mask = None, *args: Any, mask: Mask = None, **kwargs: Any
     ) -> Tensor:
-        """Search, retrieve, and choose, of ``q [B, M, E]`` in ``k [B, N, E]``.
+        """Search in k, retrieve from v, and choose.
 
         Args:
+            q, k, v: ``[B, M, E]``, ``[B, N, E]`` and ``[B, N, E]``.
             att_mask, mask: booleans that keep, or what is added: ``[M, N]``, ``[B, M, N]`` or of each head.
         """
-        if k is not v:
-            raise NotImplementedError("compositional attention searches and retrieves in one sequence: pass k as v")
         att_mask = mask if att_mask is None else att_mask
         seen: Any = past(q, k, att_mask) if self.causal else att_mask
         if isinstance(seen, AttentionMask):
@@ -100,7 +100,20 @@ class CompositionalAttention(Attention, Strict):
         if seen is not None and (seen := spread(seen, len(q) * self.num_heads)).dim() == 4:
             seen = seen.unflatten(0, (-1, self.num_heads)).squeeze(2)
         key = drawn(self, self.dropout, q.device)
+        if k is not v:
+            E, (params, x, context) = self.dim_model, self._apart(q, k, v)
+            return self.part.apply(params, x, context, seen, key=key)[..., :E]
         return self.part.apply(self._params(), q, None if k is q else k, seen, key=key)
+
+    def _apart(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[dict[str, Any], Tensor, Tensor]:
+        """k and v side by side, and maps of which each reads its half."""
+        E, params = self.dim_model, self._params()
+        params |= {name: params.get(name, params["q"]) for name in ("k", "v")}
+        for name in ("q", "k", "v", "value_q") if not self.part.q_compose else ("q", "k", "v"):
+            sides = (E, 0) if name == "v" else (0, E)
+            params[name] = {**params[name], "weight": pad(params[name]["weight"], sides)}
+        params["out"] = {n: pad(t, (0, 0, 0, E) if n == "weight" else (0, E)) for n, t in params["out"].items()}
+        return params, pad(q, (0, E)), torch.cat([k, v], -1)
 
     def _params(self) -> dict[str, Any]:
         own: Any = self.in_proj_container

@@ -66,6 +66,15 @@ def scaled_dot_product_attention(
     return attention(q, k, v, mask, p, key=key).squeeze(-2)
 
 
+def _create_random_sparsity(matrix: Tensor, sparsity: float, divisible_by: int = 4) -> Tensor:
+    """``matrix [B, M, N]`` without a share of its entries, the same in all examples; how many are left, 4 divides."""
+    assert matrix.dim() == 3, f"a matrix is [B, M, N], but got {list(matrix.shape)}"
+    keep = (torch.rand(matrix.shape[1:], device=matrix.device) > sparsity).flatten()
+    places = keep.nonzero().flatten()
+    keep[places[len(places) - len(places) % divisible_by :]] = False
+    return torch.where(keep.view(matrix.shape[1:]), matrix, 0).to(matrix.dtype)
+
+
 def bmm(a: Tensor | SparseCS, b: Tensor) -> Tensor:
     """The product of a batch of matrices, the first of which may be sparse.
 

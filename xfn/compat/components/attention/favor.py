@@ -1,23 +1,14 @@
 """Attention by random features."""
 
-from enum import StrEnum
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...._core.dims import Dims
 from ....parts.attention.favor import Favor
 from . import register_attention
 from ._folded import Part
-
-
-class FeatureMapType(StrEnum):
-    """Which features."""
-
-    SMOrf = "sm_orf"
-    SMHyp = "sm_hyp"
-    SMReg = "sm_reg"
+from .feature_maps import MAPS, FeatureMapType
 
 
 @register_attention("favor")
@@ -31,10 +22,10 @@ class FavorAttention(Part):
         dim_head: K; by default what the first call has.
         iter_before_redraw: after how many calls in training features are drawn anew; by default never.
         feature_map_type, feature_map: which features.
+        normalize_inputs: of no consequence: what it takes from the logarithms of features, it takes from all.
     """
 
     supports_key_padding_mask = True
-    features: Tensor | None
 
     def __init__(
         self,
@@ -45,29 +36,26 @@ class FavorAttention(Part):
         iter_before_redraw: int | None = None,
         feature_map_type: FeatureMapType | str = FeatureMapType.SMReg,
         feature_map: FeatureMapType | str | None = None,
+        normalize_inputs: bool = False,
         *args: Any,
         **kwargs: Any,
     ) -> None:
-        name: Any = FeatureMapType(feature_map or feature_map_type).value
-        super().__init__(Favor(dim_features, name, p=dropout), dropout, **kwargs)
+        name = FeatureMapType(feature_map or feature_map_type)
+        super().__init__(Favor(dim_features, name.value, p=dropout), dropout, **kwargs)
         self.causal, self.iter_before_redraw, self.calls = causal, iter_before_redraw, 0
-        self.register_buffer("features", None, persistent=False)
+        self.feature_map = MAPS[name](dim_features, None, normalize_inputs)
         if dim_head is not None:
-            self._redraw(dim_head, torch.zeros(()))
-
-    def _redraw(self, dim_head: int, like: Tensor) -> None:
-        made = self.part.init(torch.randint(1 << 32, (2,)), Dims(model=dim_head, heads=1))
-        self.features = made["features"].to(like.device, like.dtype)
+            self.feature_map.redraw(int(dim_head), torch.zeros(()))
 
     def forward(self, q: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """As of every attention; features are drawn when it is time."""
-        self.calls += self.training
-        late = self.iter_before_redraw is not None and self.calls > self.iter_before_redraw
-        if late or self.features is None:
-            self._redraw(q.shape[-1], q)
+        late = self.training and self.iter_before_redraw is not None and self.calls >= self.iter_before_redraw
+        if late or self.feature_map.features is None:
+            self.feature_map.redraw(q.shape[-1], q)
             self.calls = 0
+        self.calls += self.training
         return super().forward(q, *args, **kwargs)
 
     def params(self) -> dict[str, Any]:
         """The features."""
-        return {"features": self.features}
+        return {"features": self.feature_map.features}

@@ -26,7 +26,7 @@ class LambdaLayer(Part):
         assert seq_len > 0 < dim_head, "lambda wants seq_len and dim_head"
         super().__init__(_LambdaLayer(dropout), dropout, **kwargs)
         self.seq_len = seq_len
-        self.rel_pos_emb = torch.nn.Parameter(torch.randn(2 * seq_len - 1, dim_head))
+        self.rel_pos_emb = torch.nn.Parameter(torch.randn(2 * seq_len - 1, int(dim_head)))
 
     def params(self) -> dict[str, Any]:
         """What is added for each distance."""

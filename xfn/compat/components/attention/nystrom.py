@@ -8,8 +8,9 @@ from torch import Tensor
 from ....bias import causal as causally
 from ....ops.attention import attention
 from ....parts.attention.nystrom import Nystrom
+from .._registry import ignored
 from . import register_attention
-from ._folded import Part
+from ._folded import Part, present
 from ._masks import Mask
 
 
@@ -72,14 +73,15 @@ class NystromAttention(Part):
         mask: Mask = None,
         **kwargs: Any,
     ) -> Tensor:
-        """As of every attention."""
+        """As of every attention; masks are ignored, with a warning."""
+        ignored("NystromAttention", present(att_mask=att_mask, mask=mask))
         if self.causal:
-            assert key_padding_mask is att_mask is mask is None, "causal attention through landmarks takes no mask"
+            assert key_padding_mask is None, "causal attention through landmarks takes no key padding"
             y = attention(q.unsqueeze(-2), k.unsqueeze(-2), v.unsqueeze(-2), causally()).squeeze(-2)
         else:
             if key_padding_mask is not None and key_padding_mask.dim() == 3:
                 key_padding_mask = key_padding_mask.squeeze(1)
-            y = super().forward(q, k, v, att_mask, key_padding_mask, mask=mask)
+            y = super().forward(q, k, v, None, key_padding_mask)
         if self.skip_connection is not None:
             y = y + self._skipped(v.unflatten(0, (-1, self.num_heads))).flatten(0, 1)
         return self.attn_drop(y)  # type: ignore[no-any-return]

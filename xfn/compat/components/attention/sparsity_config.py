@@ -16,15 +16,24 @@ class SparsityConfig:
         self.num_heads, self.block_size = num_heads, block_size
         self.different_layout_per_head = different_layout_per_head
 
+    def setup_layout(self, seq_len: int) -> Tensor:
+        """No blocks yet.
+
+        Raises:
+            ValueError: blocks do not divide the sequence.
+        """
+        if seq_len % self.block_size:
+            raise ValueError(f"seq_len={seq_len} must be a multiple of block_size={self.block_size}")
+        n = seq_len // self.block_size
+        return torch.zeros(self.num_heads, n, n, dtype=torch.int64)
+
     def make_layout(self, seq_len: int) -> Tensor:
         """The layout for a sequence.
 
         Raises:
             ValueError: blocks do not divide it, or there are fewer than the config asks for.
         """
-        if seq_len % self.block_size:
-            raise ValueError(f"seq_len={seq_len} must be a multiple of block_size={self.block_size}")
-        n, H = seq_len // self.block_size, self.num_heads
+        H, n, _ = self.setup_layout(seq_len).shape
         heads = [self._head(n, h) for h in range(H if self.different_layout_per_head else 1)]
         return torch.stack(heads).expand(H, n, n).long().clone()
 

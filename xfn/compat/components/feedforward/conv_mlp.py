@@ -1,5 +1,6 @@
 """Two linear maps with a look at the eight neighbours between them, over a square."""
 
+from math import isqrt
 from typing import Any
 
 import torch
@@ -59,7 +60,7 @@ class Conv2DFeedforward(Feedforward, Strict):
 
     def forward(self, x: Tensor) -> Tensor:
         """Of ``x [B, S, E]``; the kernel's first dim runs along a row, as in the checkpoints."""
-        assert round(x.shape[-2] ** 0.5) ** 2 == x.shape[-2], f"{x.shape[-2]} tokens do not lie on a square"
+        assert isqrt(x.shape[-2]) ** 2 == x.shape[-2], f"{x.shape[-2]} tokens do not lie on a square"
         own: Any = self.conv_mlp
         mix = {"weight": own[1].weight.squeeze(1).mT, "bias": own[1].bias}
         params: Any = {"up": mapping(own[0]), "mix": mix, "down": mapping(own[3])}

@@ -32,4 +32,5 @@ class LearnablePositionalEmbedding(PositionEmbedding, Strict):
         if self.class_token is not None:
             params["token"] = self.class_token
         E = self.pos_emb.shape[-1]
-        return learned(params, x.unsqueeze(-1).expand(*x.shape, E) if x.dim() == 2 else x)
+        x = x.unsqueeze(-1).expand(*x.shape, E) if x.dim() == 2 else x
+        return learned(params, x if x.is_floating_point() else x.float())

@@ -12,6 +12,17 @@ def rotate_half(x: Tensor) -> Tensor:
     return torch.cat([-second, first], -1)
 
 
+def apply_rotary_pos_emb(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """x ``[B, H, M, K]`` turned by angles whose cosines and sines are ``[1, 1, N, K]``, of which the first M are taken.
+
+    Example:
+        >>> apply_rotary_pos_emb(torch.ones(1, 1, 1, 2), torch.zeros(1, 1, 3, 2), torch.ones(1, 1, 3, 2))
+        tensor([[[[-1.,  1.]]]])
+    """
+    M = x.shape[-2]
+    return x * cos[..., :M, :] + rotate_half(x) * sin[..., :M, :]
+
+
 class RotaryEmbedding(torch.nn.Module):
     """q and k turned by angles that grow with their positions; feature i pairs with i + K / 2.
 
