@@ -5,6 +5,7 @@ from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function
 
 Rows = Sequence[Sequence[Tensor]]
 
@@ -56,12 +57,14 @@ def masked_matmul(a: Tensor, b: Tensor, mask: Tensor | None = None) -> Tensor:
     Args:
         a: ``[..., M, K]``.
         b: ``[..., K, N]``.
-        mask: broadcasts to ``[..., M, N]``.
+        mask: broadcasts to ``[..., M, N]``; or one of :mod:`xfn.compat.sparse`, which then is the result's kind.
 
     Example:
         >>> masked_matmul(torch.ones(1, 2), torch.ones(2, 2), torch.tensor([True, False]))
         tensor([[2., -inf]])
     """
+    if has_torch_function((a, b, mask)):
+        return handle_torch_function(masked_matmul, (a, b, mask), a, b, mask)
     product = a @ b
     if mask is None:
         return product
