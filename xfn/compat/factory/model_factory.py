@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..._core.params import leaves, tree
 from .build import Both, assemble, names_of
-from .config import xFormerConfig
+from .config import xFormerConfig as xFormerConfig
 from .masks import entered, padding
 from .names import canonical
 
