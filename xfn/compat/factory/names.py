@@ -202,7 +202,7 @@ def _again(name: str, found: Mapping[str, Tensor]) -> bool:
 def _dead(name: str, wanted: Mapping[str, Tensor]) -> bool:
     """What old modules kept twice, or had and did not use."""
     steps = name.split(".")
-    twice = {"mha", "cross_mha"} & set(steps) or "feedforward" in steps[:3] or "position_ids" in steps
+    twice = {"mha", "cross_mha"} & set(steps) or "feedforward" in steps[:3] or {"position_ids", "inv_freq"} & set(steps)
     owner = name.partition("in_proj_container.")[0] if "in_proj_container." in name else name.rpartition("proj.")[0]
     unused = ("proj" in steps or "in_proj_container" in steps) and not any(
         n.startswith(f"{owner}proj.") for n in wanted
