@@ -1,0 +1,39 @@
+"""The page on moving a program: every name in its table is there, and every one of ours that it should have."""
+
+import importlib
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PAGE = (Path(__file__).parents[2] / "docs" / "moving.md").read_text()
+ROWS = [re.findall(r"[^|]+", line) for line in PAGE.splitlines() if line.startswith("| `")]
+NAMES = sorted({
+    f"{prefix}.{name}"
+    for _, old, new in ROWS
+    for prefix, cell in (("xfn.compat", old), ("xfn", new))
+    for name in re.findall(r"`([^`]+)`", cell)
+})  # fmt: skip
+
+
+def found(name: str) -> Any:
+    """What a dotted name is of: a module, or what is in one."""
+    head, *steps = name.split(".")
+    value: Any = importlib.import_module(head)
+    for i, step in enumerate(steps):
+        if not hasattr(value, step):
+            importlib.import_module(".".join([head, *steps[: i + 1]]))
+        value = getattr(value, step)
+    return value
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_is_there(name: str) -> None:
+    assert found(name) is not None
+
+
+def test_a_name_is_asked_of_once() -> None:
+    there = [row[0].strip() for row in ROWS]
+    assert len(there) == len(set(there)) > 150
+    assert all(row[1].count("`") == 2 for row in ROWS)
