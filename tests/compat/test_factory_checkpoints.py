@@ -10,6 +10,7 @@ from torch import Tensor
 
 from xfn import random
 from xfn._core.params import leaves
+from xfn.compat.components import build_attention, build_feedforward
 from xfn.compat.factory import build, params_from_state_dict, xFormer, xFormerConfig
 
 from .test_factory import block, heads, tokens
@@ -67,6 +68,7 @@ def test_a_checkpoint_has_the_old_names(style: str, layers: int) -> None:
     assert set(leaves(params)) == set(leaves(build(config).init(torch.tensor([0, 1]))))
 
 
+CONV = {"name": "Conv2DFeedforward", "activation": "gelu", "hidden_layer_multiplier": 2}
 KINDS: dict[str, list[Any]] = {
     "reversible": [block(reversible=True)],
     "stages": [block(), block(dim_model=16, position_encoding_config=None)],
@@ -75,6 +77,11 @@ KINDS: dict[str, list[Any]] = {
     "no biases": [block(multi_head_config={**heads(), "bias": (False, False, True, False)})],
     "rotary": [block(multi_head_config={**heads(), "use_rotary_embeddings": True})],
     "favor": [block(multi_head_config=heads("favor"))],
+    "visual": [block(multi_head_config=heads("visual"))],
+    "compositional": [block(multi_head_config=heads("compositional", nonlinear=True, use_separate_proj_weight=True))],
+    "conv": [
+        block(feedforward_config={"name": "Conv2DFeedforward", "activation": "gelu", "hidden_layer_multiplier": 2})
+    ],
     "nystrom": [block(multi_head_config=heads("nystrom", conv_kernel_size=3, num_landmarks=8))],
 }
 
@@ -98,6 +105,33 @@ def test_a_batch_draws_what_its_examples_draw() -> None:
         for i, one in enumerate(x):
             torch.testing.assert_close(apply(params, one, key=random.fold_in(key, i))[0], y[i])
         assert not torch.allclose(apply(params, x)[0], y)
+
+
+@pytest.mark.parametrize(("kind", "at"), [("visual", 0), ("conv", 1)])
+def test_convolutions_lie_as_they_did(kind: str, at: int) -> None:
+    """The module of that name reads them, and gives the same."""
+    model = xFormer.from_config(xFormerConfig(KINDS[kind])).eval()
+    made: Any = (
+        build_attention({"name": "visual", "dim_model": 32})
+        if kind == "visual"
+        else build_feedforward({**CONV, "dim_model": 32})
+    )
+    sublayer = model.made.encoder.stages[0].sublayers[at]  # type: ignore[union-attr]
+    prefix = f"encoders.0.{('wrap_att', 'wrap_ff')[at]}.layer.sublayer.{('attention.', '')[at]}"
+    for name, t in model.named_parameters():
+        t.data += torch.rand_like(t) * name.startswith(prefix)
+    state = model.state_dict()
+    made.load_state_dict({name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)})
+    x = torch.randn(2, 64, 32)
+    own = model.tree()["encoder"]["layers"]["0"][sublayer.name]
+    torch.testing.assert_close(sublayer.part.apply(own, x, grid=(8, 8)), made.eval()(x))
+
+
+def test_a_compositional_attention_has_its_old_names() -> None:
+    names = xFormer.from_config(xFormerConfig(KINDS["compositional"])).state_dict()
+    prefix = "encoders.0.wrap_att.layer.sublayer.attention"
+    assert names[f"{prefix}.score_network.2.weight"].shape == (1, 8)
+    assert f"{prefix}.in_proj_container.v_proj.bias" in names
 
 
 def test_names_of_particular_parts() -> None:

@@ -9,38 +9,62 @@ wraps the feed-forward once more: ``wrap_ff.norm`` and ``wrap_ff.sublayer.layer`
 """
 
 import warnings
-from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ...factory import Encoder
 from ...factory.stack import Layers, Stack
+from ...parts.attention.compositional import Compositional
+from ...parts.attention.visual import Visual
+from ...parts.feedforward.conv_mlp import ConvMLP
 from ...parts.feedforward.fused_mlp import FusedMLP
 from ...parts.feedforward.mlp import MLP
 from ...parts.position.learned import Learned
-from .parts import Projected
+from .parts import Projected, Within
 
 ATTEND = {"k.weight": "E.weight", "v.weight": "F.weight", "conv.weight": "skip_connection.weight"}
 WRAPS = {"attention": "wrap_att", "cross": "wrap_cross", "feedforward": "wrap_ff"}
 TURNED = {"attention": "f.net", "feedforward": "g.net"}
 
 
+PLACES: dict[type, dict[str, tuple[str, str]]] = {
+    Visual: {
+        "up": ("block.0", "point"), "near": ("block.2.conv0", "each"), "far": ("block.2.conv_spatial", "each"),
+        "mix": ("block.2.conv1", "point"), "down": ("block.3", "point"),
+    },
+    Compositional: {
+        **{name: (f"in_proj_container.{name}_proj", "") for name in "qkv"}, "out": ("out_proj", ""),
+        "score": ("score_network", ""), "score.up": ("score_network.0", ""), "score.down": ("score_network.2", ""),
+    },
+    ConvMLP: {"up": ("conv_mlp.0", "point"), "mix": ("conv_mlp.1", "turned"), "down": ("conv_mlp.3", "point")},
+}  # fmt: skip
+"""Of parts whose maps are convolutions there, or have other names: the name of each map, and how its weight lies."""
+FORMS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
+    "": (lambda t: t, lambda t: t),
+    "framed": (lambda t: t.unsqueeze(0), lambda t: t.squeeze(0)),
+    "point": (lambda t: t[..., None, None], lambda t: t[..., 0, 0]),
+    "each": (lambda t: t.unsqueeze(1), lambda t: t.squeeze(1)),
+    "turned": (lambda t: t.mT.unsqueeze(1).contiguous(), lambda t: t.squeeze(1).mT),
+}
+
+
 class Name(NamedTuple):
-    """A parameter: its path in the tree, its name in a checkpoint, and whether it has one dim more there."""
+    """A parameter: its path in the tree, its name in a checkpoint, and how it lies there, one of ``FORMS``."""
 
     path: str
     name: str
-    framed: bool = False
+    form: str = ""
 
     def out(self, t: Tensor) -> Tensor:
         """As the checkpoint has it."""
-        return t.unsqueeze(0) if self.framed else t
+        return FORMS[self.form][0](t)
 
     def read(self, t: Tensor) -> Tensor:
         """As the tree has it."""
-        return t.squeeze(0) if self.framed else t
+        return FORMS[self.form][1](t)
 
 
 class Place(NamedTuple):
@@ -93,7 +117,9 @@ def _named(path: str, rest: str, group: list[Place], back: bool) -> Name:
     first = group[0]
     if step == "layers":
         number, part, leaf = inner.split(".", 2)
-        return Name(path, _layer(group[int(number)], part, leaf, back))
+        place = group[int(number)]
+        form = "" if part.endswith("_norm") else _moved(place, part, leaf)[1]
+        return Name(path, _layer(place, part, leaf, back), form)
     if step == "patch":
         return Name(path, joined(first.name, f"patch_emb.1.{inner}"))
     if step == "position":
@@ -104,7 +130,7 @@ def _named(path: str, rest: str, group: list[Place], back: bool) -> Name:
         seat = {"word": "word_embeddings.weight", "position": "position_embeddings.weight"}
         leaf = {"position": "pos_emb", "token": "class_token"}[inner] if learned else seat[inner]
         title = "rev_enc_pose_encoding" if back else joined(first.name, "pose_encoding")
-        return Name(path, f"{title}.{leaf}", learned and inner == "position")
+        return Name(path, f"{title}.{leaf}", "framed" if learned and inner == "position" else "")
     return Name(path, joined(first.name, rest))
 
 
@@ -127,13 +153,22 @@ def _layer(place: Place, part: str, leaf: str, back: bool) -> str:
     return f"{within}.{_feedforward(place, leaf) if part == 'feedforward' else _attention(place, part, leaf)}"
 
 
+def _moved(place: Place, part: str, leaf: str) -> tuple[str, str]:
+    """The name of a leaf of a part whose names differ, and how it lies."""
+    found: Any = next(s for s in place.stage.sublayers if s.name == part).part
+    step, _, kind = leaf.rpartition(".")
+    own = PLACES.get(type(found.part if isinstance(found, Within) else found), {})
+    name, form = own.get(step, (step, ""))
+    return f"{name}.{kind}" if name else kind, form if kind == "weight" else ""
+
+
 def _attention(place: Place, part: str, leaf: str) -> str:
     sublayer = next(s for s in place.stage.sublayers if s.name == part)
     own = leaf.removeprefix("attend.")
     if own != leaf:
         return f"attention.{ATTEND.get(own, own)}"
     if not {"q", "k", "v"} <= sublayer.takes:
-        return f"attention.{leaf}"
+        return f"attention.{_moved(place, part, leaf)[0]}"
     step, _, rest = leaf.partition(".")
     return f"proj.{rest}" if step == "out" else f"in_proj_container.{step}_proj.{rest}"
 
@@ -143,7 +178,7 @@ def _feedforward(place: Place, leaf: str) -> str:
     table = {"up.weight": "0.weight", "up.bias": "0.bias", "down.weight": "3.weight", "down.bias": "3.bias"}
     if isinstance(part, FusedMLP):
         table = {"up.weight": "0.weight", "up.bias": "1.bias", "down.weight": "2.weight", "down.bias": "3.bias"}
-    return f"mlp.{table[leaf]}" if isinstance(part, MLP) else leaf
+    return f"mlp.{table[leaf]}" if isinstance(part, MLP) else _moved(place, "feedforward", leaf)[0]
 
 
 def canonical(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -194,8 +229,8 @@ def _older(name: str) -> Iterator[str]:
 
 
 def _again(name: str, found: Mapping[str, Tensor]) -> bool:
-    """Whether it is the weight of q, once more."""
-    query = name.replace("k_proj.weight", "q_proj.weight").replace("v_proj.weight", "q_proj.weight")
+    """Whether it is q's weight or bias, once more."""
+    query = name.replace("k_proj.", "q_proj.").replace("v_proj.", "q_proj.")
     return query != name and query in found and torch.equal(found[name], found[query])
 
 
