@@ -1,7 +1,7 @@
 """The programs of the pages on attention, with other imports, and on the CPU where there is no GPU.
 
-What measures memory does so by torch's profiler there. All sizes are those of the pages, and those that a page leaves
-open are small.
+What measures memory does so by torch's profiler there. All sizes are those of the pages, but that block-sparse attention
+has half the tokens and half the width; those that a page leaves open are small.
 """
 
 import re
@@ -43,12 +43,11 @@ def megabytes(out: str, title: str) -> int:
     return int(found[1])
 
 
-@pytest.mark.parametrize("more", [{}, {"seq_len": 2048}], ids=["without", "with seq_len"])
-def test_block_sparse_attention(more: dict[str, int], capsys: pytest.CaptureFixture[str]) -> None:
+def test_block_sparse_attention(capsys: pytest.CaptureFixture[str]) -> None:
     BATCH = 2
     HEADS = 8
-    SEQ = 2048
-    EMB = 1024
+    SEQ = 1024
+    EMB = 512
     BLOCK_SIZE = 32
     DROPOUT = 0.1
     dtype = HALF
@@ -63,7 +62,7 @@ def test_block_sparse_attention(more: dict[str, int], capsys: pytest.CaptureFixt
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         multi_head = MultiHeadDispatch(
-            **more, dim_model=EMB, residual_dropout=DROPOUT, num_heads=HEADS, attention=attention
+            seq_len=SEQ, dim_model=EMB, residual_dropout=DROPOUT, num_heads=HEADS, attention=attention
         ).to(DEVICE, dtype)
 
     query = torch.randn((BATCH, SEQ, EMB), requires_grad=True, device=DEVICE, dtype=dtype)
@@ -81,7 +80,7 @@ def test_block_sparse_attention(more: dict[str, int], capsys: pytest.CaptureFixt
     mem_use(multi_head, {"query": query, "key": query, "value": query, "att_mask": causal_mask}, "Blocksparse")
     mem_use(pytorch_multihead, {"query": query, "key": query, "value": query, "attn_mask": causal_mask}, "PyTorch")
 
-    assert [str(w.message) for w in said] == [f"MultiHeadDispatch takes no {name}: ignored" for name in more]
+    assert [str(w.message) for w in said] == ["MultiHeadDispatch takes no seq_len: ignored"]
     assert att_val.shape == query.shape
     out = capsys.readouterr().out
     assert 0 < megabytes(out, "Blocksparse") < megabytes(out, "PyTorch")

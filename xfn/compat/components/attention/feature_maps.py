@@ -98,8 +98,8 @@ class FeatureMap(torch.nn.Module):
         blocks: int, dim: int, device: Any = None, norm_distribution: NormDistribution = NormDistribution.Uniform
     ) -> Tensor:
         """Orthogonal matrices ``[blocks, dim, dim]``, whose rows have length 1 or that of normal vectors."""
-        each = [Favor(dim, "sm_reg").draw(key, dim, dim).mT for key in torch.randint(1 << 32, (blocks, 2))]
-        rows = torch.stack(each).to(device) / math.sqrt(dim)
+        columns = Favor(dim, "sm_reg").draw(torch.randint(1 << 32, (2,)), dim, blocks * dim)
+        rows: Tensor = columns.mT.unflatten(0, (blocks, dim)).to(device) / math.sqrt(dim)
         if norm_distribution == NormDistribution.Uniform:
             return rows
         return rows * torch.randn(blocks, dim, dim, device=device).square().sum(-1, keepdim=True).sqrt()
