@@ -1,6 +1,6 @@
 """The programs of the pages on attention, with other imports, and on the CPU where there is no GPU.
 
-What measures memory does so by torch's profiler there. All sizes are those of the pages, but that block-sparse attention
+What measures memory does so by torch's profiler there. Sizes are those of the pages, but that block-sparse attention
 has half the tokens and half the width; those that a page leaves open are small.
 """
 
