@@ -1,5 +1,6 @@
-# make demo · make test · make lint · make oracle · make sanitize · make gpu · make gpu-quick: each sets itself up in .venv,
-# from constraints.txt, and builds the C++ library where there is a compiler; sanitize builds another, in a tree of its own.
+# make demo · make test · make lint · make docs · make oracle · make sanitize · make gpu · make gpu-quick: each sets itself up
+# in .venv, from constraints.txt, and builds the C++ library where there is a compiler; sanitize builds another, in a tree of
+# its own. docs runs none of the pages' code, which is for test to do.
 # gpu needs none: it runs the Triton and CUDA kernels on the CPU, and compiles them ahead of time, those of CUDA where nvcc
 # is. gpu-quick makes a choice of that, in which every kernel meets every case, every dtype and the compiler. Where there
 # is a GPU, with whatever torch and pytest there are: python -m pytest -m gpu -n 16.
@@ -16,7 +17,7 @@ SANITIZED = build/sanitized
 SANITIZE  = -fsanitize=address,undefined -fno-sanitize-recover=undefined
 WATCHED   = LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0
 
-.PHONY: demo test lint oracle sanitize gpu gpu-quick clean
+.PHONY: demo test lint docs oracle sanitize gpu gpu-quick clean
 
 demo: $(VENV)/ready $(LIBRARY)
 	$(BIN)/python -m examples.tour
@@ -29,6 +30,11 @@ lint: $(VENV)/ready
 	$(BIN)/ruff format --check
 	$(BIN)/clang-format --dry-run --Werror $(FORMATTED)
 	$(BIN)/mypy
+
+docs: $(VENV)/ready-docs
+	rm -rf build/docs build/pages && mkdir -p build && cp -rp docs build/pages
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going build/pages build/docs
+	@echo "make $@: build/docs/README.html"
 
 oracle: $(VENV)/ready-oracle $(LIBRARY)
 	$(PYTEST) tests/oracle
@@ -67,4 +73,8 @@ $(VENV)/ready: pyproject.toml constraints.txt
 $(VENV)/ready-oracle: $(VENV)/ready
 	$(INSTALL) jax transformers
 	$(INSTALL) --no-deps timm
+	touch $@
+
+$(VENV)/ready-docs: $(VENV)/ready
+	$(INSTALL) furo myst-parser sphinx
 	touch $@

@@ -146,7 +146,7 @@ def normal(key: Tensor, shape: Size = (), *, dtype: torch.dtype = torch.float32)
     """Numbers drawn from the standard normal distribution.
 
     z = √2 · erfinv((2j + 1) / 2ᵇ − 1) in float64, rounded once to ``dtype``, with j of b = 32 bits, or 52 for
-    float64; |z| stays below 6.4, or 8.3.
+    float64; ``|z|`` stays below 6.4, or 8.3.
 
     Args:
         key: int64 ``[2]``.

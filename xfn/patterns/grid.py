@@ -15,7 +15,7 @@ from .._core.kinds import check_number, is_integer
 
 
 def local_nd_distance(*sizes: int, p: float = 2.0, weights: Sequence[float] | None = None) -> Tensor:
-    """How far apart two tokens of a grid are: (Σ_d |weights_d · (a_d − b_d)|ᵖ)^(1/p).
+    """How far apart two tokens of a grid are: ``(Σ_d |weights_d · (a_d − b_d)|ᵖ)^(1/p)``.
 
     Args:
         sizes: of the grid, one per dim.

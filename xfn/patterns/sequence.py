@@ -13,7 +13,7 @@ SLAB = 1 << 18
 
 
 def local_1d(length: int, window: int) -> Tensor:
-    """Tokens see their neighbours: |m − n| ≤ window // 2.
+    """Tokens see their neighbours: ``|m − n| ≤ window // 2``.
 
     Args:
         length: of the sequence.
@@ -166,7 +166,7 @@ def alibi_slopes(heads: int) -> Tensor:
 
 
 def alibi(length: int, heads: int, threshold: float) -> Tensor:
-    """Tokens see those that a linear bias takes less than ``threshold`` from: slopes[h] · |m − n| < threshold.
+    """Tokens see those that a linear bias takes less than ``threshold`` from: ``slopes[h] · |m − n| < threshold``.
 
     Args:
         length: of the sequence.

@@ -6,7 +6,7 @@
 
 Within blocks of K, features are orthogonal. Their lengths are those of normal vectors, or √K; with ``sm_hyp`` and
 ``sm_reg`` each stands for itself and its opposite. Features of length √K estimate a kernel that is smaller, by a share
-of about |q̂ + k̂|⁴ / 4K where that is small, with less variance.
+of about ``|q̂ + k̂|⁴ / 4K`` where that is small, with less variance.
 
 No exponential exceeds 1 and none that matters is lost. The features of keys are divided by the greatest one in sight,
 and those of a query multiplied by it, so that the sum which divides is at least 1. Where a query sees the past alone,
