@@ -1,4 +1,5 @@
-"""The program that measures on a GPU runs to its end on a CPU, every row of it, and leaves what it found."""
+"""The program that measures on a GPU runs to its end on a CPU, every row of it, and leaves what it found; those that
+measure for a page measure what is on it."""
 
 import json
 import re
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 import xfn
-from benchmarks import gpu, gpu_rows
+from benchmarks import gpu, gpu_rows, howto, memory
 from benchmarks.gpu_calls import Where
 
 
@@ -54,3 +55,21 @@ def test_when_time_is_over_no_row_is_begun(tmp_path: Path) -> None:
     rows = json.loads((tmp_path / "attention-dry.json").read_text())["rows"]
     assert rows
     assert all("minutes are over" in row["note"] for row in rows)
+
+
+@pytest.mark.parametrize("page", howto.PAGES)
+def test_a_page_has_the_costs_that_are_measured(page: str, capsys: pytest.CaptureFixture[str]) -> None:
+    howto.main([page, "--quick"])
+    named = lambda text: re.findall(r"^\| (\S[^|]*) \| [\d.,]+ \| [\d.,]+ \|$", re.sub(r"\d+(?=%| m)", "#", text), re.M)
+    rows = named(capsys.readouterr().out)
+    assert rows
+    assert rows == named((howto.HOWTO / f"{page}.md").read_text())
+
+
+def test_memory_by_length_is_measured_and_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    memory.main(["--quick", "--into", str(tmp_path / "memory.svg")])
+    assert (tmp_path / "memory.svg").stat().st_size
+    rows = capsys.readouterr().out.splitlines()[2:]
+    ours, by_hand = ([float(row.split("|")[-2]) for row in rows if name in row] for name in ("xfn", "by hand"))
+    assert len(ours) == len(by_hand) == len(memory.USES)
+    assert all(less < more for less, more in zip(ours, by_hand, strict=True))

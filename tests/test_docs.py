@@ -17,8 +17,8 @@ def name(path: Path) -> str:
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_its_code_runs(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    module, text = ModuleType("page"), page.read_text()
-    monkeypatch.setitem(sys.modules, "page", module)  # torch.compile looks a function's globals up there
+    module, text = ModuleType(re.sub(r"\W", "_", name(page))), page.read_text()
+    monkeypatch.setitem(sys.modules, module.__name__, module)  # torch.compile looks a function's globals up there
     for block in re.finditer(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE):
         padding = "\n" * text[: block.start(1)].count("\n")
         exec(compile(padding + block[1], str(page), "exec"), vars(module))
