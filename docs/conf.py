@@ -31,21 +31,14 @@ INSIDE = {"info", "kernels", "ops"}
 
 
 def modules() -> Iterator[str]:
-    """All public modules, those above before those below."""
+    """All public modules, those above before those below; parts are on the pages of their folders."""
     yield "xfn"
     yield "xfn.residual"
-    for found in sorted(pkgutil.iter_modules(xfn.__path__), key=lambda m: m.name):
-        if found.name[0] != "_" and found.name not in INSIDE:
-            yield from below(f"xfn.{found.name}", found.name in ("compat", "parts"))
-
-
-def below(name: str, deep: bool) -> Iterator[str]:
-    """A module, and, where asked for, what is in its folder: of those inside folders of folders, folders alone."""
-    yield name
-    path = getattr(importlib.import_module(name), "__path__", ()) if deep else ()
-    for found in sorted(pkgutil.iter_modules(path), key=lambda m: m.name):
-        if found.name[0] != "_" and (found.ispkg or name == "xfn.compat"):
-            yield from below(f"{name}.{found.name}", True)
+    for found in pkgutil.walk_packages(xfn.__path__, "xfn."):
+        _, room, *inner = found.name.split(".")
+        deep = room == "compat" or (room == "parts" and found.ispkg)
+        if "._" not in found.name and room not in INSIDE and (deep or not inner):
+            yield found.name
 
 
 def public(module: ModuleType) -> dict[str, Any]:
@@ -66,7 +59,8 @@ def found(title: str) -> ModuleType:
 
 
 def write_reference(app: Any) -> None:
-    """A page a module, with what each of its files says; what several modules have is on the page of the first."""
+    """A page a module that has anything of its own, with what each of its files says; what several modules have is on
+    the page of the first."""
     folder = Path(app.srcdir, "api")
     folder.mkdir(exist_ok=True)
     home: dict[int, str] = {}
@@ -77,14 +71,17 @@ def write_reference(app: Any) -> None:
             home.setdefault(id(thing), f"{title}.{name}")
         also = [f":obj:`{n} <{home[id(t)]}>`" for n, t in things.items() if home[id(t)] != f"{title}.{n}"]
         own = {n: t for n, t in things.items() if home[id(t)] == f"{title}.{n}"}
+        if not own:
+            continue
 
         page = [title, "=" * len(title), ""]
-        page += [f".. automodule:: {module.__name__}", "", f".. currentmodule:: {title}", ""]
+        page += [f".. automodule:: {module.__name__}", *["   :no-index:"] * (title in home.values()), ""]
+        page += [f".. currentmodule:: {title}", ""]
         page += [f"Also here: {', '.join(also)}.", ""] if also else []
-        page += [".. autosummary::", "   :nosignatures:", "", *(f"   {name}" for name in own), ""] if own else []
+        page += [".. autosummary::", "   :nosignatures:", "", *(f"   {name}" for name in own), ""]
         for file in dict.fromkeys(thing.__module__ for thing in own.values()):
             if file != module.__name__:
-                last = file.rpartition(".")[2]
+                last = file.rpartition(".")[2].strip("_")
                 page += [last, "-" * len(last), ""]
                 page += [] if "._" in file else [f".. automodule:: {file}", "   :no-index:", ""]
             for name in (name for name, thing in own.items() if thing.__module__ == file):
@@ -101,7 +98,8 @@ def list_pages(app: Any, page: str, source: list[str]) -> None:
             pages = re.findall(r"^- \[.*?\]\((.*?)\.md\)", section, re.MULTILINE)
             source[0] += f"\n```{{toctree}}\n:hidden:\n:caption: {caption}\n\n" + "\n".join(pages) + "\n```\n"
     if page == "api":
-        source[0] += "\n```{toctree}\n" + "\n".join(f"api/{title}" for title in modules()) + "\n```\n"
+        pages = [f"api/{title}" for title in modules() if Path(app.srcdir, "api", f"{title}.rst").exists()]
+        source[0] += "\n```{toctree}\n:maxdepth: 1\n\n" + "\n".join(pages) + "\n```\n"
 
 
 def keep_formulas(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:

@@ -16,7 +16,7 @@ from .sparsity_config import (
 
 
 def local_nd_gaussian_distribution(*sizes: int, sigma: float = 1) -> Tensor:
-    """exp(−½ |i − j|² / σ²) of places on a grid."""
+    """``exp(−½ |i − j|² / σ²)`` of places on a grid."""
     return patterns.local_nd_gaussian(*sizes, sigma=sigma)
 
 
@@ -75,7 +75,7 @@ def local_2d_distance(H: int, W: int, p: float = 2.0) -> Tensor:
 
 
 def local_2d_gausian_distribution(H: int, W: int, sigma: float = 1) -> Tensor:
-    """exp(−½ |i − j|² / σ²) of places in an image."""
+    """``exp(−½ |i − j|² / σ²)`` of places in an image."""
     return patterns.local_2d_gaussian(H, W, sigma=sigma)
 
 
@@ -122,7 +122,7 @@ def alibi_pattern(threshold: float, mask_shape: Any) -> Tensor:
     """Of each head ``[H, S, S]``, the keys whose ALiBi penalty is below a threshold.
 
     Args:
-        threshold: of slope · |i − j|.
+        threshold: of ``slope · |i − j|``.
         mask_shape: ``(H, S, …)``.
     """
     return patterns.alibi(mask_shape[1], mask_shape[0], threshold)
