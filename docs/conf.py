@@ -115,7 +115,7 @@ def keep_formulas(app: Any, what: str, name: str, thing: Any, options: Any, line
                 kept += [" " * above + "::", ""]
                 inside = deep
             above = deep
-        kept.append(re.sub(r"^ +(\w+, )+\w+: ", lambda names: names[0].replace(", ", ","), line))
+        kept.append(re.sub(r"^ +([a-z]\w*, )+\w+: ", lambda names: names[0].replace(", ", ","), line))
     lines[:] = kept
 
 
