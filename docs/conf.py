@@ -91,7 +91,10 @@ def write_reference(app: Any) -> None:
 
 
 def list_pages(app: Any, page: str, source: list[str]) -> None:
-    """The table of contents of the entry page is its links, section by section; that of the reference, its modules."""
+    """The table of contents of the entry page is its links, section by section; that of the reference, its modules. Of
+    links that leave the folder, their text is left."""
+    above = "../" * (page.count("/") + 1)
+    source[0] = re.sub(rf"\[([^]]*)\]\({re.escape(above)}[^)]*\)", r"\1", source[0])
     if page == "README":
         for section in re.split(r"^(?=## )", source[0], flags=re.MULTILINE)[1:]:
             caption = section.partition("\n")[0][3:]

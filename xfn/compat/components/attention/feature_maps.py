@@ -45,7 +45,7 @@ class FeatureMap(torch.nn.Module):
     Args:
         dim_features: F; by default what K asks for.
         iter_before_redraw: after how many calls features are drawn anew; by default never.
-        normalize_inputs: divide by the greatest exp |x̂|² of the sequence, which attention does not notice.
+        normalize_inputs: divide by the greatest ``exp |x̂|²`` of the sequence, which attention does not notice.
         epsilon: is added to the exponent.
         softmax_temp: what x is scaled by; by default K^−¼.
     """
