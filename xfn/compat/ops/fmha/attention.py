@@ -2,7 +2,7 @@
 
     out = drop(softmax(scale · q kᵀ + attn_bias)) v        lse = log Σ exp(scale · q kᵀ + attn_bias)
 
-Tensors are BMK, BMHK or BMGHK (see :mod:`.common`). A query that sees no key gives zeros.
+Tensors are BMK, BMHK or BMGHK (see :mod:`.fmha.common`). A query that sees no key gives zeros.
 """
 
 from dataclasses import replace
