@@ -150,3 +150,5 @@ PROGRAMS: tuple[Program, ...] = (
     grad_of_vmap, hvp, per_example_hvp, reverse_over_reverse, gradient_penalty, reverse_over_forward,
     forward_over_forward, hessian, third_reverse, third_mixed,
 )  # fmt: skip
+THIRD = (third_reverse, third_mixed)
+"""Which are dear to compile, and meet every fourth case: the third order is plain torch of what all cases share."""
