@@ -59,7 +59,7 @@ CASES: dict[str, tuple[Layout, Tensor]] = {
         tiles(90, 90, 8, lambda i, j: j <= i and (i // 4 == j // 4 or j % 4 == 3 or (j == 11))),
     ),
     "global": (
-        layout.global_(40, 70, block=8, tokens=[0, 33, 60]),
+        layout.global_(40, 70, block=8, tokens=torch.tensor([0, 33, 60])),
         tiles(40, 70, 8, lambda i, j: i in (0, 4) or j in (0, 4, 7)),
     ),
     "nothing": (~layout.dense(9, 17, block=8), torch.zeros(9, 17).bool()),
@@ -355,6 +355,7 @@ FLAT = layout.dense(64, block=16)
         (lambda: layout.longformer(64, block=16, hubs=[4]), ValueError, "hub 4 is not among the 4 places"),
         (lambda: layout.variable(64, block=16, windows=[]), ValueError, "windows=[] must be at least one size"),
         (lambda: layout.global_(64, block=16, tokens=[64]), ValueError, "tokens=[64] are no positions among M=64"),
+        (lambda: layout.global_(64, block=16, tokens=torch.ones(64).bool()), TypeError, "write tokens=mask.nonzero()"),
     ],
 )
 def test_errors_say_what_to_write(call: Any, kind: type[Exception], text: str) -> None:

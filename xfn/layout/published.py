@@ -52,16 +52,17 @@ def random(
     return Layout(live, *parts(tiles))
 
 
-def global_(M: int, N: int | None = None, *, block: int, tokens: Iterable[int]) -> Layout:
+def global_(M: int, N: int | None = None, *, block: int, tokens: Iterable[int] | Tensor) -> Layout:
     """The tiles of tokens that see everything and are seen by everyone.
 
     Args:
         M, N: queries and keys; by default as many.
         block: 8, 16, 32, 64 or 128.
-        tokens: their positions.
+        tokens: their positions, integers or a tensor of them.
 
     Raises:
         ValueError: a token that is neither a query nor a key.
+        TypeError: a boolean mask.
 
     Example:
         >>> global_(32, block=8, tokens=[9]).blocks.int()
@@ -70,9 +71,13 @@ def global_(M: int, N: int | None = None, *, block: int, tokens: Iterable[int]) 
                  [0, 1, 0, 0],
                  [0, 1, 0, 0]]], dtype=torch.int32)
     """
+    if isinstance(tokens, Tensor):
+        if tokens.dtype == torch.bool:
+            raise TypeError("tokens are positions, but got a mask: write tokens=mask.nonzero().flatten()")
+        tokens = tokens.flatten().tolist()
     tiles, tokens = cut(M, N, block), list(tokens)
     if wrong := [t for t in tokens if not is_integer(t) or not 0 <= t < max(tiles.M, tiles.N)]:
-        raise ValueError(f"tokens={wrong} are no positions among M={tiles.M} queries or N={tiles.N} keys")
+        raise ValueError(f"tokens={wrong[:9]} are no positions among M={tiles.M} queries or N={tiles.N} keys")
     down, along = tiles.counts
     chosen = torch.zeros(max(down, along), dtype=torch.bool)
     chosen[[t // block for t in tokens]] = True
