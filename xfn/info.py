@@ -91,14 +91,16 @@ def derived(case: Case, given: Sequence[Tensor], backend: str) -> list[Tensor]:
 
 def main() -> int:
     """Print it all; 1 if the self-test fails."""
-    print("\n".join(lines()))
-    start, count, wrong = perf_counter(), 0, list[str]()
+    print("\n".join(lines()), flush=True)
+    threads, start, count, wrong = torch.get_num_threads(), perf_counter(), 0, list[str]()
+    torch.set_num_threads(1)  # cases are small
     devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
     for (primitive, cases), device in product(primitives(), devices):
         for backend in primitive.backends:
             taken, failed = failures(backend, primitive, cases, device)
             count, wrong = count + taken, wrong + failed
     seconds = perf_counter() - start
+    torch.set_num_threads(threads)
     if wrong:
         print(f"self-test: WRONG in {len(wrong)} of {count} cases:", *wrong, sep="\n    ")
     else:
