@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from benchmarks.measure import interleaved
+from benchmarks.measure import interleaved, peak_bytes
 
 OURS, BEST, LIMIT = "xfn", "best", "limit"
 
@@ -34,17 +34,20 @@ class Call:
 @dataclass(frozen=True)
 class Contest:
     """What one row times. A peer that takes no part is the reason why; ``beside`` is for goals and for the record,
-    and never the best; ``comparable`` is False where two calls draw different random numbers."""
+    and never the best; ``comparable`` is False where two calls draw different random numbers; ``tell`` says at the end
+    what else there is to know of each."""
 
     ours: Call
     peers: Mapping[str, Call | str]
     beside: Mapping[str, Call] = field(default_factory=dict)
     comparable: bool = True
+    tell: Callable[[], Mapping[str, str]] = dict
 
 
 @dataclass(frozen=True)
 class Goal:
     """Our time against another's: it takes at least ``bound`` times ours, or ours is at most ``bound`` times its own.
+    With ``memory``, it is the most bytes that each holds.
 
     ``of`` is a peer, a call beside, the best peer, or the limit, of which ours reaches a share. ``scale`` shrinks the
     other's time to what ours is to be compared with, and ``spare`` seconds of ours do not count.
@@ -56,13 +59,16 @@ class Goal:
     most: bool = False
     scale: float = 1.0
     spare: float = 0.0
+    memory: bool = False
 
     def __str__(self) -> str:
         if self.of == LIMIT:
             return f"≥ {self.bound:.0%} of limit"
         scale = "" if self.scale == 1 else f"{self.scale:.3f} "
         spare = f" + {self.spare * 1e3:g} ms" if self.spare else ""
-        return f"{'≤' if self.most else '≥'} {self.bound:g}× {scale}{self.of}{spare}"
+        return (
+            f"{'≤' if self.most else '≥'} {self.bound:g}× {scale}{self.of}{spare}{' in memory' if self.memory else ''}"
+        )
 
     def holds(self, value: float, bound: float) -> bool:
         return value <= bound if self.most else value >= bound
@@ -78,6 +84,11 @@ def within(bound: float, of: str, stretch: float | None = None, scale: float = 1
     return Goal(of, bound, stretch, most=True, scale=scale, spare=spare)
 
 
+def lighter(bound: float, of: str = BEST) -> Goal:
+    """The other holds at least ``bound`` times the bytes that ours holds."""
+    return Goal(of, bound, memory=True)
+
+
 def share(bound: float) -> Goal:
     """Ours reaches this part of the limit."""
     return Goal(LIMIT, bound)
@@ -85,7 +96,8 @@ def share(bound: float) -> Goal:
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the table; ``make`` builds its calls when its turn comes, ``flops`` is what ours must compute."""
+    """A row of the table; ``make`` builds its calls when its turn comes, ``flops`` is what ours must compute. With
+    ``memory``, the most bytes that each call holds are measured, too."""
 
     group: str
     name: str
@@ -93,6 +105,7 @@ class Row:
     dtype: torch.dtype
     flops: float | None = None
     goals: tuple[Goal, ...] = ()
+    memory: bool = False
 
 
 @dataclass
@@ -186,6 +199,12 @@ def trial(call: Call, clock: Callable[[], float], enough: float) -> tuple[list[T
     return [t.transpose(-3, -2) for t in result[: call.turned]] + result[call.turned :], taken
 
 
+def peaks(contest: Contest, times: Times) -> dict[str, int]:
+    """The most bytes that each call holds at one time, beyond what its result holds, of those that work."""
+    calls = {OURS: contest.ours} | {name: call for name, call in others(contest) if isinstance(call, Call)}
+    return {name: peak_bytes(call.run) for name, call in calls.items() if times[name].seconds is not None}
+
+
 def distance(these: list[Tensor], those: list[Tensor]) -> float:
     """The largest difference between two tensors, as a part of the largest number in them."""
     found = [0.0]
@@ -210,9 +229,12 @@ def restricted(contest: Contest, times: Times) -> Contest:
 
 def best(contest: Contest, times: Times) -> str | None:
     """The fastest peer that works."""
-    return min(
-        (n for n in contest.peers if times[n].seconds is not None), key=lambda n: times[n].seconds or 0.0, default=None
-    )
+    return least(contest, {name: taken.seconds for name, taken in times.items() if taken.seconds is not None})
+
+
+def least(contest: Contest, numbers: Mapping[str, float]) -> str | None:
+    """The peer whose number is the least."""
+    return min((name for name in contest.peers if name in numbers), key=lambda name: numbers[name], default=None)
 
 
 def judge(goal: Goal, ours: float, other: float | None, share: float | None) -> Verdict:

@@ -3,13 +3,14 @@
 import importlib
 import importlib.util
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from benchmarks.contest import BEST, LIMIT, OURS, Times, Verdict
+from benchmarks.measure import MIB
 
 PEERS = ("sdpa", "flex", "softmax")
 MARKS = {True: "✓", False: "✗", None: "–"}
@@ -27,7 +28,8 @@ class Wall:
 
 @dataclass(frozen=True)
 class Result:
-    """One row, measured; ``ratio`` is the best peer's time over ours, ``share`` our part of the matmul limit."""
+    """One row, measured; ``ratio`` is the best peer's time over ours, ``share`` our part of the matmul limit, ``peaks``
+    the bytes that each held, ``lighter`` the least of the peers' over ours, and ``told`` what else there was to say."""
 
     group: str
     name: str
@@ -39,6 +41,12 @@ class Result:
     goals: tuple[Verdict, ...] = ()
     unsupported: str = ""
     wall: Wall | None = None
+    peaks: Mapping[str, int] = field(default_factory=dict)
+    lighter: float | None = None
+    told: Mapping[str, str] = field(default_factory=dict)
+
+
+Page = Callable[[Sequence[Result]], Iterator[str]]
 
 
 def line(result: Result, said: set[str]) -> str:
@@ -57,6 +65,10 @@ def line(result: Result, said: set[str]) -> str:
         wall, others = result.wall, result.wall.others
         busy = "" if others is None else f"; others used {others:.1f} cores"
         second.append(" " * 55 + f"wall, {wall.threads} threads: {spans(wall.times)}{busy}")
+    if result.peaks:
+        held = "  ".join(f"{name} {size(peak)}" for name, peak in result.peaks.items())
+        second.append(" " * 55 + f"memory: {result.lighter or 0:.2f}×  {held}")
+    second += [" " * 55 + f"{name}: {text}" for name, text in result.told.items()]
     return "\n".join([first, *second, *(" " * 55 + note for note in notes)])
 
 
@@ -82,6 +94,11 @@ def span(seconds: float | None) -> str:
     return f"{seconds * 1e3:.3g} ms" if seconds < 0.9995 else f"{seconds:.3g} s"
 
 
+def size(peak: int | None) -> str:
+    """Bytes, to be read."""
+    return "–" if peak is None else f"{peak / MIB:.3g} MiB"
+
+
 def total(results: Sequence[Result]) -> str:
     """How many goals were met, and stretched to."""
     goals = [goal for result in results for goal in result.goals if goal.met is not None]
@@ -94,15 +111,23 @@ def total(results: Sequence[Result]) -> str:
     return text + (f"; {refused} unsupported" if refused else "")
 
 
-def write(results: Sequence[Result], about: dict[str, Any], op: str, folder: Path) -> Iterator[Path]:
-    """Writes everything that there is to write, one file after the other."""
+def write(
+    results: Sequence[Result], about: dict[str, Any], op: str, folder: Path, more: Page | None = None
+) -> Iterator[Path]:
+    """Writes everything that there is to write, one file after the other; ``more`` are tables of the op's own."""
     folder.mkdir(parents=True, exist_ok=True)
     stem = folder / f"{op}-cpu"
-    data = json.dumps({"about": about, "rows": [asdict(r) for r in results]}, indent=1, ensure_ascii=False)
-    yield saved(stem.with_suffix(".json"), data + "\n")
+    yield saved(stem.with_suffix(".json"), json.dumps(data(results, about), indent=1, ensure_ascii=False) + "\n")
     drawn = draw(results, about, op, stem.with_suffix(".svg"))
     yield from [stem.with_suffix(".svg")] if drawn else []
-    yield saved(stem.with_suffix(".md"), "\n".join(page(results, about, op, drawn)) + "\n")
+    yield saved(
+        stem.with_suffix(".md"), "\n".join([*page(results, about, op, drawn), *(more(results) if more else ())]) + "\n"
+    )
+
+
+def data(results: Sequence[Result], about: dict[str, Any]) -> dict[str, Any]:
+    """What a file of JSON holds."""
+    return {"about": about, "rows": [asdict(r) for r in results]}
 
 
 def saved(path: Path, text: str) -> Path:
@@ -117,7 +142,7 @@ def page(results: Sequence[Result], about: dict[str, Any], op: str, drawn: bool)
     yield ""
     yield f"{about['cpu']}, {about['cores']} cores, {about['capability']}; torch {about['torch']},"
     yield f"Python {about['python']}, xfn {about['commit']}, backend {about['backend']}; {about['date']}."
-    yield f"`{about['command']}`"
+    yield f"`{about['command']}`: {about['minutes']:.0f} minutes."
     yield ""
     yield "One thread, CPU time of the calling thread, medians of calls that took turns in one process. *best / xfn* is"
     yield "the time of the fastest peer over ours. *of limit* is our share of the matmul limit of one thread, of the"
@@ -130,14 +155,15 @@ def page(results: Sequence[Result], about: dict[str, Any], op: str, drawn: bool)
         yield ""
         yield f"![The time of the fastest peer over ours, row by row]({op}-cpu.svg)"
     notes: dict[str, int] = {}
+    peers = [name for name in PEERS if any(name in result.times for result in results)]
     for group, rows in groupby(results, key=lambda r: r.group):
         yield ""
         yield f"## {group.capitalize()}"
         yield ""
-        yield f"| | xfn | {' | '.join(PEERS)} | others | best / xfn | of limit | goals |"
-        yield "|---|---|" + "---|" * len(PEERS) + "---|---|---|---|"
+        yield f"| | xfn | {' | '.join([*peers, 'others'])} | best / xfn | of limit | goals |"
+        yield "|---|---|" + "---|" * len(peers) + "---|---|---|---|"
         for result in rows:
-            yield table_row(result, notes)
+            yield table_row(result, notes, peers)
     if notes:
         yield ""
         yield from (f"{number}. {note}" for note, number in notes.items())
@@ -146,10 +172,10 @@ def page(results: Sequence[Result], about: dict[str, Any], op: str, drawn: bool)
         yield from wall_table(walls)
 
 
-def table_row(result: Result, notes: dict[str, int]) -> str:
+def table_row(result: Result, notes: dict[str, int], peers: Sequence[str]) -> str:
     if result.unsupported:
         return (
-            f"| {result.name} | unsupported |" + " |" * (len(PEERS) + 3) + f" {result.unsupported.replace('|', '¦')} |"
+            f"| {result.name} | unsupported |" + " |" * (len(peers) + 3) + f" {result.unsupported.replace('|', '¦')} |"
         )
 
     def cell(name: str) -> str:
@@ -157,13 +183,15 @@ def table_row(result: Result, notes: dict[str, int]) -> str:
         if time is None:
             return ""
         mark = f" ({notes.setdefault(time.note, len(notes) + 1)})" if time.note else ""
-        return ("**{}**" if name == result.best else "{}").format(span(time.seconds)) + mark
+        held = f", {size(result.peaks[name])}" if name in result.peaks else ""
+        return ("**{}**" if name == result.best else "{}").format(span(time.seconds)) + held + mark
 
-    others = "; ".join(f"{name} {cell(name)}" for name in result.times if name not in (OURS, *PEERS))
+    others = "; ".join(f"{name} {cell(name)}" for name in result.times if name not in (OURS, *peers))
     ratio = "" if result.ratio is None else f"{result.ratio:.2f}"
+    ratio += "" if result.lighter is None else f"; memory {result.lighter:.2f}"
     share = "" if result.share is None else f"{result.share:.0%}"
     goals = "; ".join(f"{verdict(goal)} ({goal.goal})" for goal in result.goals)
-    cells = [result.name, cell(OURS), *(cell(name) for name in PEERS), others, ratio, share, goals]
+    cells = [result.name, cell(OURS), *(cell(name) for name in peers), others, ratio, share, goals]
     return "| " + " | ".join(cells) + " |"
 
 
