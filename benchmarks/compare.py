@@ -3,9 +3,9 @@
     ratio = (ours after / ours before) / (peers after / peers before)
 
 Medians, and of peers the median ratio of those that both runs timed in full: what peers take longer as well is the
-machine's doing. The spread of a time is how far its median lies above the least; the spread of a ratio is that of its
-four times together, as of independent errors. A row is slower by a share where the ratio is, less its spread; and
-heavier where ours holds more memory by that share.
+machine's doing. The spread of a time is twice what lies between the median and the least, over the root of the number
+of samples; the spread of a ratio is that of its four times together, as of independent errors. A row is slower by a
+share where the ratio is, less its spread; and heavier where ours holds more memory by that share.
 """
 
 import json
@@ -63,14 +63,14 @@ def changes(before: Run, after: Run) -> Iterator[Change]:
         if not seconds(row, OURS):
             yield Change(row["name"], math.nan, 0.0, unsupported=True)
             continue
-        ratio, errors = grown(old, row, OURS), spread(old, OURS) + spread(row, OURS)
+        ratio, errors = grown(old, row, OURS), [spread(old, OURS), spread(row, OURS)]
         peers = [name for name in row["times"] if name != OURS and all(in_full(r, name) for r in (old, row))]
         drift = None
         if peers:
             ratios = {name: grown(old, row, name) for name in peers}
             drift = statistics.median(ratios.values())
             nearest = min(peers, key=lambda name: abs(ratios[name] - drift))
-            errors += spread(old, nearest) + spread(row, nearest)
+            errors += [spread(old, nearest), spread(row, nearest)]
         ratio /= drift or 1.0
         held = [r.get("peaks", {}).get(OURS) for r in (old, row)]
         memory = held[1] / held[0] if all(held) else None
@@ -89,10 +89,10 @@ def grown(before: Run, after: Run, name: str) -> float:
     return float(after["times"][name]["seconds"] / before["times"][name]["seconds"])
 
 
-def spread(row: Run, name: str) -> tuple[float]:
+def spread(row: Run, name: str) -> float:
     """A time's, as a part of it."""
     time = row["times"][name]
-    return (1 - (time["least"] or time["seconds"]) / time["seconds"],)
+    return 2 * (1 - float(time["least"] or time["seconds"]) / float(time["seconds"])) / float(time["runs"] or 1) ** 0.5
 
 
 def told(before: Run, after: Run, share: float | None) -> int:
