@@ -92,7 +92,8 @@ def grown(before: Run, after: Run, name: str) -> float:
 def spread(row: Run, name: str) -> float:
     """A time's, as a part of it."""
     time = row["times"][name]
-    return 2 * (1 - float(time["least"] or time["seconds"]) / float(time["seconds"])) / float(time["runs"] or 1) ** 0.5
+    above = 1.0 - float(time["least"] or time["seconds"]) / float(time["seconds"])
+    return 2.0 * above / math.sqrt(time["runs"] or 1)
 
 
 def told(before: Run, after: Run, share: float | None) -> int:

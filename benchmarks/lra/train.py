@@ -106,9 +106,10 @@ class Training:
         self.settings, self.net, self.key = settings, net, key
         self.step, self.loss, self.began = 0, float("nan"), time.monotonic()
         self.optimiser = torch.optim.AdamW(net.parameters(), lr=settings.rate, eps=1e-6, weight_decay=0.0)
-        part = settings.warmup / settings.steps
+        warmup = max(2, settings.warmup)  # fewer are no way up, as the schedule counts
+        steps = max(settings.steps, warmup + 1)
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimiser, settings.rate, settings.steps, pct_start=part, anneal_strategy="linear"
+            self.optimiser, settings.rate, steps, pct_start=warmup / steps, anneal_strategy="linear"
         )
 
     @property
