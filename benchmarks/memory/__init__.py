@@ -19,6 +19,7 @@ from xfn import bias, layout, random
 
 BLOCK = 32
 MANY, FEW = 0.9, 0.1
+NO_FLEX = "flex_attention is left out of what is weighed"
 NN, PLAIN = "MultiheadAttention", "without weights"
 """As it is called by default, which makes the weights; and as it is called by those who know."""
 
@@ -60,10 +61,10 @@ def heads(what: str, dtype: torch.dtype, B: int, H: int, S: int, E: int) -> Cont
 
     def call(f: Any, leaves: Sequence[Tensor]) -> Call:
         for leaf in leaves:
-            leaf.requires_grad_(what == BOTH)
-        if what == FORWARD:
-            return Call(lambda: f(x.detach()))
+            leaf.requires_grad_()
         own = x.detach().requires_grad_()
+        if what == FORWARD:  # of a call that could be differentiated, and keeps what that needs until its end
+            return Call(lambda: f(own).detach())
         return Call(lambda: torch.autograd.grad(f(own), [own, *leaves], d)[0])
 
     mine = [t for part in params.values() for t in part.values()]  # type: ignore[attr-defined]
@@ -77,7 +78,7 @@ def masked(settings: Settings, density: float, B: int, S: int, K: int) -> Contes
     x = random.uniform(random.key(0), (B, S, 1, K))
     many, mask = (random.bernoulli(random.key(1), p, (S, S)) for p in (MANY, density))
     form = Form(
-        lambda q, k, v: settings.ours(q, k, v, mask), peers.sdpa(mask), peers.softmax(mask), peers.NO_FLEX
+        lambda q, k, v: settings.ours(q, k, v, mask), peers.sdpa(mask), peers.softmax(mask), NO_FLEX
     )  # fmt: skip
     beside = {} if density == MANY else {f"mask of {MANY:.0%}": Call(forward(settings.ours, (x, x, x, many)))}
     return form.contest(FORWARD, (x, x, x, x), beside=beside)
