@@ -91,7 +91,7 @@ def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "matmul_limits", lambda: {"float32": 1e11, "bfloat16": 1e11})
 
 
-@pytest.mark.parametrize("op", run.OPS)
+@pytest.mark.parametrize("op", [*run.OPS, run.ALL])
 def test_the_rows_of_a_table_have_names_of_their_own(op: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run.main([op, "--list", "--quick"]) == 0
     names = capsys.readouterr().out.splitlines()
