@@ -55,7 +55,8 @@ def page(found: list[dict[str, Any]], command: str) -> Iterator[str]:
     yield f"{about['cpu']}, {about['cores']} cores; torch {about['torch']}, Python {about['python']},"
     yield f"xfn {about['commit']}; {about['date']}. `{command}`"
     yield ""
-    yield "Accuracy on the test, in percent. AVG is of attentions that have run every task."
+    tests = " or ".join(map(str, sorted({each["settings"]["tests"] for each in found})))
+    yield f"Accuracy in percent, on a test of {tests} examples. AVG is of attentions that have run every task."
     yield ""
     yield from table(found)
     yield ""

@@ -29,7 +29,7 @@ def run(
     folder: Path,
     *,
     device: str = "cpu",
-    every: int = 100,
+    every: float = 60.0,
     stop: int | None = None,
     say: Say = print,
 ) -> dict[str, Any] | None:
@@ -37,7 +37,7 @@ def run(
 
     Args:
         folder: of this run alone; a checkpoint and the summary are written there.
-        every: after so many steps there is a checkpoint.
+        every: seconds from a checkpoint to the next; one more is written at the end.
         stop: leave off at this step, without a test.
 
     Returns:
@@ -57,16 +57,16 @@ def run(
     count = sum(p.numel() for p in net.parameters())
     cost = xfn.factory.summary(config(settings)).total.flops / 1e9
     say(f"{settings.task}, {settings.attention}: {count} parameters, {cost:.3g} GFlops of the encoder per sequence")
-    try:
-        with tqdm(total=settings.steps, initial=state.step, disable=None, leave=False) as bar:
-            while state.step < (settings.steps if stop is None else min(stop, settings.steps)):
-                loss = state.advance()
-                bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
-                bar.update()
-                if state.step % every == 0:
-                    state.save(folder / STATE)
-    finally:  # an interrupted run is kept, too
-        state.save(folder / STATE)
+    saved = state.seconds
+    with tqdm(total=settings.steps, initial=state.step, disable=None, leave=False) as bar:
+        while state.step < (settings.steps if stop is None else min(stop, settings.steps)):
+            loss = state.advance()
+            bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+            bar.update()
+            if state.seconds - saved > every:
+                state.save(folder / STATE)
+                saved = state.seconds
+    state.save(folder / STATE)
     if state.step < settings.steps:
         return None
     accuracy, loss = tested(settings, net.eval(), random.fold_in(initial, 2))
