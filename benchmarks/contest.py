@@ -200,9 +200,10 @@ def trial(call: Call, clock: Callable[[], float], enough: float) -> tuple[list[T
 
 
 def peaks(contest: Contest, times: Times) -> dict[str, int]:
-    """The most bytes that each call holds at one time, beyond what its result holds, of those that work."""
+    """The most bytes that each call holds at one time, beyond what its result holds, of those that work; one at least,
+    so that there is a ratio."""
     calls = {OURS: contest.ours} | {name: call for name, call in others(contest) if isinstance(call, Call)}
-    return {name: peak_bytes(call.run) for name, call in calls.items() if times[name].seconds is not None}
+    return {name: max(1, peak_bytes(call.run)) for name, call in calls.items() if times[name].seconds is not None}
 
 
 def distance(these: list[Tensor], those: list[Tensor]) -> float:

@@ -73,7 +73,7 @@ def run(
     summary = {
         "task": settings.task, "attention": settings.attention, "test_accu_mean": accuracy, "test_loss_mean": loss,
         "train_step_idx": state.step, "train_loss": state.loss, "num_parameter": count, "gflops": cost,
-        "seconds": state.seconds, "settings": asdict(settings), "machine": machine.describe(),
+        "seconds": state.seconds, "settings": asdict(settings), "machine": {n: fact for n, fact in machine.describe().items() if n != "xfn"},
     }  # fmt: skip
     written(folder / SUMMARY, lambda path: path.write_text(json.dumps(summary, indent=1) + "\n"))
     return summary
