@@ -70,10 +70,11 @@ def run(
     if state.step < settings.steps:
         return None
     accuracy, loss = tested(settings, net.eval(), random.fold_in(initial, 2))
+    about = {name: fact for name, fact in machine.describe().items() if name != "xfn"}
     summary = {
         "task": settings.task, "attention": settings.attention, "test_accu_mean": accuracy, "test_loss_mean": loss,
         "train_step_idx": state.step, "train_loss": state.loss, "num_parameter": count, "gflops": cost,
-        "seconds": state.seconds, "settings": asdict(settings), "machine": {n: fact for n, fact in machine.describe().items() if n != "xfn"},
+        "seconds": state.seconds, "settings": asdict(settings), "machine": about,
     }  # fmt: skip
     written(folder / SUMMARY, lambda path: path.write_text(json.dumps(summary, indent=1) + "\n"))
     return summary
