@@ -1,4 +1,4 @@
-# make demo · make test · make lint · make docs · make oracle · make sanitize · make gpu · make gpu-quick: each sets itself up
+# make demo · make test · make lint · make docs · make bench · make oracle · make sanitize · make gpu · make gpu-quick: each sets itself up
 # in .venv, from constraints.txt, and builds the C++ library where there is a compiler; sanitize builds another, in a tree of
 # its own. docs runs none of the pages' code, which is for test to do.
 # gpu needs none: it runs the Triton and CUDA kernels on the CPU, and compiles them ahead of time, those of CUDA where nvcc
@@ -13,11 +13,13 @@ SOURCES = setup.py $(wildcard xfn/csrc/*/*)
 FORMATTED = $(wildcard $(foreach folder,xfn/csrc/* tests/gpu/device,$(addprefix $(folder)/*.,cpp h cu cuh)))
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
+LRA = dot_product,nystrom,linformer,fourier_mix
+
 SANITIZED = build/sanitized
 SANITIZE  = -fsanitize=address,undefined -fno-sanitize-recover=undefined
 WATCHED   = LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0
 
-.PHONY: demo test lint docs oracle sanitize gpu gpu-quick clean
+.PHONY: demo test lint docs bench oracle sanitize gpu gpu-quick clean
 
 demo: $(VENV)/ready $(LIBRARY)
 	$(BIN)/python -m examples.tour
@@ -35,6 +37,12 @@ docs: $(VENV)/ready-docs
 	rm -rf build/docs build/pages && mkdir -p build && cp -rp docs build/pages
 	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going build/pages build/docs
 	@echo "make $@: build/docs/README.html"
+
+bench: $(VENV)/ready $(LIBRARY)
+	@echo "make $@: every table, on one core that has nothing else to do: about two hours; with BENCH=--quick, a smoke test: ten minutes"
+	$(BIN)/python -m benchmarks.run all $(BENCH)
+	rm -rf build/lra/bench
+	$(BIN)/python -m benchmarks.lra --quick --attention $(LRA) --directory build/lra/bench $(if $(BENCH),,--steps 300 --out docs/benchmarks)
 
 oracle: $(VENV)/ready-oracle $(LIBRARY)
 	$(PYTEST) tests/oracle 'tests/test_examples.py::test_it_runs_as_the_page_says[open_a_model]'

@@ -82,7 +82,7 @@ def test_memory_by_length_is_measured_and_drawn(tmp_path: Path, capsys: pytest.C
 # The tables of the CPU.
 
 DOCS = Path(__file__).parent.parent / "docs" / "benchmarks"
-RUNS = {"transformer": "", "memory": "float32", "encoder": "dot_product|linformer|pooling"}
+RUNS = {"transformer": "", "masks": "float32", "encoder": "dot_product|linformer|pooling"}
 """Of the tables that weigh memory, what is run here."""
 
 
@@ -193,9 +193,9 @@ def test_a_spread_excuses_as_much_and_no_more() -> None:
 
 @pytest.mark.usefixtures("quickly")
 def test_a_run_is_set_beside_an_earlier_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    given = ["memory", "--quick", "--only", "mask of 10%", "--budget", "0.01", "--out", str(tmp_path)]
+    given = ["masks", "--quick", "--only", "mask of 10%", "--budget", "0.01", "--out", str(tmp_path)]
     assert run.main(given) == 0
-    path = tmp_path / "memory-cpu.json"
+    path = tmp_path / "masks-cpu.json"
     assert run.main([*given, "--compare", str(path), "--fail-if-regression", "9"]) == 0
     earlier = json.loads(path.read_text())
     for number in ("seconds", "least"):
@@ -206,7 +206,7 @@ def test_a_run_is_set_beside_an_earlier_one(tmp_path: Path, capsys: pytest.Captu
 
 
 @pytest.mark.parametrize(
-    "given", [[], ["--compare", "a"], ["memory", "--fail-if-regression", "1"], ["memory", "--compare", "a", "b"]]
+    "given", [[], ["--compare", "a"], ["masks", "--fail-if-regression", "1"], ["masks", "--compare", "a", "b"]]
 )
 def test_what_cannot_be_compared_is_refused(given: list[str]) -> None:
     with pytest.raises(SystemExit, match="2"):

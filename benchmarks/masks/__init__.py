@@ -1,4 +1,4 @@
-"""What ``python -m benchmarks.run memory`` times and weighs: heads over the tiles of a causal layout against torch.nn's
+"""What ``python -m benchmarks.run masks`` times and weighs: heads over the tiles of a causal layout against torch.nn's
 MultiheadAttention with a mask, and one call with a mask of many entries and with one of few."""
 
 from collections.abc import Iterator, Sequence
