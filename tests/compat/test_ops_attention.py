@@ -1,5 +1,6 @@
 """memory_efficient_attention and its parts against dense attention under masks that are written out."""
 
+import math
 import re
 from typing import Any
 
@@ -196,6 +197,31 @@ def test_operators_must_have_a_backend_in_common() -> None:
         xops.memory_efficient_attention(q, k, v, op=(Here, fmha.triton.BwOp))
 
 
+@pytest.mark.parametrize("kind", [b.BlockDiagonalPaddedKeysMask, b.BlockDiagonalCausalWithOffsetGappyKeysMask])
+def test_what_lies_behind_the_last_slot_is_not_read(kind: Any) -> None:
+    bias = kind.from_seqlens([2, 1], 5 if kind is b.BlockDiagonalPaddedKeysMask else [1, 5, 10], [3, 4])
+    q, (k, v) = torch.randn(1, 3, 2, 4), torch.randn(2, 1, 17, 2, 4)
+    k[:, 10:], v[:, 10:] = math.nan, math.nan
+    assert torch.equal(ATTEND(q, k, v, bias), ATTEND(q, k[:, :10], v[:, :10], bias))
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("heads", [(3,), (2, 3)])
+def test_a_cache_of_four_bits(groups: int, heads: tuple[int, ...]) -> None:
+    """Keys and values of 16 and 32 features, packed here, and attended to under a bias with room for more."""
+    bias = b.BlockDiagonalCausalWithOffsetPaddedKeysMask.from_seqlens([1, 2], 4, [3, 4])
+    packed, floats = [], []
+    for K in (16, 32):
+        numbers = torch.randint(16, (1, 8, *heads, K))
+        row = (numbers.unflatten(-1, (-1, 8)) << torch.arange(0, 32, 4)).sum(-1).int()
+        factors = torch.randn(1, 8, *heads, groups, 2).half()
+        packed.append(torch.cat((factors.view(torch.int32).squeeze(-1), row), -1))
+        scale, shift = factors.float().unsqueeze(-1).unbind(-2)
+        floats.append((numbers.unflatten(-1, (groups, -1)) * scale + shift).flatten(-2))
+    q = torch.randn(1, 3, *heads, 16)
+    agree(ATTEND(q, *packed, bias), ATTEND(q, *floats, bias))
+
+
 @pytest.mark.parametrize("shape", [(0, 5, 7), (2, 0, 7), (2, 5, 0)])
 def test_empty_tensors(shape: tuple[int, ...]) -> None:
     B, M, N = shape
@@ -228,7 +254,12 @@ X = torch.randn(2, 5, 3, 4)
         ((X, X, X, None, 1.5), ValueError, "p=1.5 must lie in [0, 1]"),
         ((X, X, X, "causal"), NotImplementedError, "no operator takes an attn_bias of str"),
         ((X.int(), X.int(), X.int()), NotImplementedError, "no operator takes query torch.int32"),
-        ((X, X.int(), X.int()), NotImplementedError, "and key torch.int32"),
+        ((X, X.long(), X.long()), ValueError, "torch.float32, torch.int64"),
+        ((X, X.int(), X.int()), ValueError, "[..., groups + 4 / 8], but got [2, 5, 3, 4]"),
+        ((X, X[:, :1].int(), X.int()), ValueError, "none is broadcast"),
+        ((X, X, X, torch.zeros(2, 3, 5, 5).half()), ValueError, "pass attn_bias.to(query.dtype)"),
+        ((X, X, X, torch.ones(2, 3, 5, 5).bool()), ValueError, "attn_bias is torch.bool"),
+        ((X, X, X, b.LowerTriangularMaskWithTensorBias(torch.zeros(2, 3, 5, 5).double())), ValueError, "torch.float64"),
     ],
 )
 def test_what_is_refused(arguments: Any, error: type[Exception], text: str) -> None:

@@ -62,6 +62,7 @@ def test_partials_are_rearranged_and_merged() -> None:
     halves = [made(q, k[:, n], v[:, n]) for n in (slice(0, 3), slice(3, 8))]
     turned = [part.apply(lambda x: x[:, 2:].flip(2)) for part in halves]
     want = dense(q, k, v)[:, 2:].flip(2)
+    assert not halves[0].is_bmghk()
     got = merge_training.merge_attentions_autograd(*turned)
     agree(got, want)
     slope = torch.randn_like(got)

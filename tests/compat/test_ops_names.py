@@ -33,6 +33,14 @@ def test_every_bias_is_made_and_is_what_it_hides(kind: Any, fmt: str) -> None:
     agree(memory_efficient_attention(q, k, v, bias), want, 1e-4)
 
 
+@pytest.mark.parametrize("kind", [b.LowerTriangularMaskWithTensorBias, b.BlockDiagonalGappyKeysMask])
+def test_biases_of_more_queries_than_keys_hide_no_key_from_all(kind: Any) -> None:
+    bias = utils.create_attn_bias(kind, 2, 3, 1, 9, 4, "cpu", torch.float32, False, "BMHK")
+    drawn = bias.materialize((1, 1, 9, 4) if kind is b.LowerTriangularMaskWithTensorBias else (18, 8))
+    assert drawn.isfinite().any(-1).all()
+    assert drawn.shape == ((2, 3, 9, 4) if kind is b.LowerTriangularMaskWithTensorBias else (18, 8))
+
+
 def test_caches_in_pages() -> None:
     k, v = torch.randn(2, 2, 6, 1, 4)
     tables, pages, values = utils.pack_kv_cache(k, v, [3, 5], 2)

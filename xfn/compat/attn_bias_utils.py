@@ -33,7 +33,7 @@ def create_attn_bias(
     """A bias of a class, for ``batch_size`` times so many queries and keys; lengths are drawn, from the sizes alone.
 
     Args:
-        bias_type: a class, or ``type(None)``, or ``torch.Tensor``.
+        bias_type: a class, or ``type(None)``, or ``torch.Tensor``, which hides most keys from most queries of one head.
         batch_size, num_heads, num_heads_groups, q_len, kv_len: of the tensors.
         device, dtype, requires_grad: of a dense bias.
         fmt: ``"BMK"``, ``"BMHK"`` or ``"BMGHK"``.
@@ -55,6 +55,9 @@ def create_attn_bias(
     window = r.choice((3, 128, 300))
     if bias_type in (Tensor, b.LowerTriangularMaskWithTensorBias):
         dense = _dense((batch_size, num_heads_groups, num_heads, q_len, kv_len), fmt, device, dtype)
+        if bias_type is Tensor:
+            first = dense[(0,) * (dense.dim() - 2)]
+            first[: q_len - 1, : kv_len - 1] = -math.inf
         dense.requires_grad_(requires_grad)
         return dense if bias_type is Tensor else bias_type(dense)
     if bias_type in (b.LowerTriangularMask, b.LowerTriangularFromBottomRightMask):
@@ -72,10 +75,9 @@ def create_attn_bias(
 
 
 def _dense(shape: Sequence[int], fmt: str, device: Any, dtype: torch.dtype) -> Tensor:
-    """Its rows start at multiples of eight, and the first head hides most of its keys from most of its queries."""
+    """Its rows start at multiples of eight."""
     B, G, H, M, N = (shape[0] * shape[2], 1, 1, *shape[3:]) if fmt == "BMK" else shape
     dense = 3 * torch.randn(B, G, H, M, N + -N % 8, device=device, dtype=dtype)[..., :N]
-    dense[0, 0, 0, : M - 1, : N - 1] = -math.inf
     return dense if fmt == "BMGHK" else dense[:, 0] if fmt == "BMHK" else dense[:, 0, 0]
 
 
@@ -100,10 +102,10 @@ def _diagonal(bias_type: Any, r: Random, B: int, M: int, N: int, window: int) ->
 
 def _slotted(bias_type: Any, r: Random, B: int, M: int, N: int, window: int, page: int) -> Any:
     """A bias of keys that have more room than there are of them."""
-    if M > N:
+    if M > N and bias_type is not b.BlockDiagonalGappyKeysMask:
         raise ValueError(f"{bias_type.__name__} wants a key for each query, but {N} < {M}")
-    q = _shares(r, B * M, B, most=N)
-    k = [r.randint(n, N) for n in q]
+    q = _shares(r, B * M, B, most=max(M, N))
+    k = [r.randint(min(n, N), N) for n in q]
     paged = issubclass(bias_type, PAGED)
     room = -(-N // page) * page
     tables = torch.tensor(r.sample(range(B * room // page), B * room // page), dtype=torch.int32).reshape(B, -1)

@@ -21,6 +21,7 @@ from ....bias import Bias, dense
 from ....ops._calls import checked
 from ....ops.attention import ATTENTION
 from . import attn_bias as biases
+from ._packed import groups_of, unpacked
 from .attn_bias import VARLEN_BIASES, AttentionBias, LowerTriangularMask, LowerTriangularMaskWithTensorBias
 
 BIASES = tuple(
@@ -52,8 +53,8 @@ class Inputs:
         if not q.dtype == k.dtype == v.dtype and not k.dtype == v.dtype == torch.int32:
             raise ValueError(f"query, key and value are {q.dtype}, {k.dtype} and {v.dtype}")
         heads = (q.shape[0], *q.shape[2:-1])
-        fit = k.shape[:-1] == v.shape[:-1] and (k.shape[0], *k.shape[2:-1]) == heads and q.shape[-1] == k.shape[-1]
-        if not fit and k.dtype != torch.int32:
+        fit = k.shape[:-1] == v.shape[:-1] and (k.shape[0], *k.shape[2:-1]) == heads
+        if not fit or (q.shape[-1] != k.shape[-1] and k.dtype != torch.int32):
             raise ValueError(f"shapes contradict each other, for none is broadcast: {shapes}")
         if q.dim() == 3 and not (isinstance(bias, Tensor) or _is_bias_type_supported_in_BMK(type(bias))):
             raise ValueError(f"BMK goes with no bias, a tensor or LowerTriangularMask, not with {type(bias).__name__}")
@@ -61,21 +62,26 @@ class Inputs:
         wanted = (q.shape[0], q.shape[-2], q.shape[1], k.shape[1])
         if q.dim() == 4 and isinstance(held, Tensor) and tuple(held.shape) != wanted:
             raise ValueError(f"attn_bias has shape {list(held.shape)}, but {shapes} want {list(wanted)}: expand it")
+        if isinstance(held, Tensor) and held.dtype != q.dtype:
+            raise ValueError(f"attn_bias is {held.dtype}, but query is {q.dtype}: pass attn_bias.to(query.dtype)")
         if isinstance(bias, VARLEN_BIASES) and q.shape[0] != 1:
             raise ValueError(f"{type(bias).__name__} wants one batch, but {shapes}: reshape them to [1, B * M, ...]")
         if not 0.0 <= self.p <= 1.0:
             raise ValueError(f"p={self.p} must lie in [0, 1]")
 
     def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
-        """q, k and v as ``[B, M, heads, K]``, and of the keys and values those that the bias speaks of."""
+        """q, k and v as ``[B, M, heads, K]``, and of the keys and values those that the bias speaks of, in floats."""
         q, k, v = self.query, self.key, self.value
-        if q.dtype not in FLOATS or k.dtype not in FLOATS:
+        if q.dtype not in FLOATS or k.dtype not in (*FLOATS, torch.int32):
             known = ", ".join(map(str, FLOATS))
             raise NotImplementedError(f"no operator takes query {q.dtype} and key {k.dtype}: there are {known}")
         if all(t.dim() > 3 and t.shape[-2] > 1 and t.stride(-2) == 0 and _idle(t) for t in (k, v)):
             k, v = k[..., :1, :], v[..., :1, :]
         if isinstance(self.attn_bias, AttentionBias):
             k, v = self.attn_bias.keys(k, v)
+        if k.dtype == torch.int32:
+            groups = groups_of(q.shape[-1], k, v)
+            k, v = unpacked(k, groups), unpacked(v, groups)
         wide = q.dtype if self.output_dtype is None else torch.promote_types(self.output_dtype, q.dtype)
         q, k, v = ((t.unsqueeze(2) if t.dim() == 3 else t.flatten(2, -2)).to(wide) for t in (q, k, v))
         return q, k, v

@@ -68,6 +68,10 @@ class Partial:
     _attn: Tensor
     _lse: Tensor
 
+    def is_bmghk(self) -> bool:
+        """Whether its heads are in groups."""
+        return self._attn.dim() == 5
+
     def apply(self, fn: Rearrange) -> "Partial":
         """With the batch, the queries or the heads sliced or rearranged, by a function of ``[B, M, (G,) H, K]``."""
         lse = fn(self._lse.movedim(-1, 1).unsqueeze(-1)).squeeze(-1).movedim(1, -1)

@@ -28,7 +28,11 @@ if TYPE_CHECKING:
 
 
 class Slotted(Varlen):
-    """Keys in a space that has room for more."""
+    """Keys in a space that has room for more; what lies behind the last slot is not read."""
+
+    def keys(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        room = self.k_seqinfo.seqstart_py[-1]
+        return k[:, :room], v[:, :room]
 
     def materialize(
         self, shape: Sequence[int], dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"

@@ -82,7 +82,12 @@ class LowerTriangularMaskWithTensorBias(LowerTriangularMask):
     def materialize(
         self, shape: Sequence[int], dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
     ) -> Tensor:
-        return AttentionBias.materialize(self.to(device), shape, dtype, device)
+        """As of any bias; the shape is broadcast with that of the tensor, but for ones in front that it lacks."""
+        held = self.tensor.shape
+        while len(held) > len(shape) and held[0] == 1:
+            held = held[1:]
+        whole = torch.broadcast_shapes(tuple(shape), held)
+        return AttentionBias.materialize(self.to(device), whole, dtype, device)
 
     def to(self, device: torch.device | str) -> Self:
         return type(self)(self.tensor.to(device))
