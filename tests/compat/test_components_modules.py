@@ -129,6 +129,19 @@ def test_own_parts_are_registered() -> None:
         del ATTENTION_REGISTRY["mine"], FEEDFORWARD_REGISTRY["mine"]
 
 
+def test_a_wrong_shape_or_name_is_told_what_to_write() -> None:
+    module = build_multi_head_attention(
+        {"num_heads": 2, "dim_model": 8, "attention": {"name": "linformer", "seq_len": 5}}
+    )
+    for shape, says in (((5, 8), r"query is \[B, S, 8\]"), ((2, 5, 7), r"query has 7"), ((2, 6, 8), "write seq_len=6")):
+        with pytest.raises(ValueError, match=says):
+            module(torch.randn(shape))
+    with pytest.raises(ValueError, match=r"no Activation is called 'rellu'; there are \['squared_relu'"):
+        build_activation("rellu")
+    with pytest.raises(KeyError, match="a config of attention says which"):
+        build_attention({"dropout": 0.1})
+
+
 def test_what_an_attention_does_not_take_is_refused() -> None:
     config = {"num_heads": 2, "dim_model": 8, "attention": {"name": "linformer", "seq_len": 5}}
     module, x = build_multi_head_attention(config), torch.randn(2, 5, 8)

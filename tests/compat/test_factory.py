@@ -255,6 +255,8 @@ WRONG: dict[str, tuple[type[Exception], Any]] = {
     "no deepnorm": (AssertionError, [block(style="deepnorm", reversible=True)]),
     "not reversible": (AssertionError, [block("decoder", reversible=True)]),
     "divide into L": (AssertionError, [block(simplicial_embeddings={"L": 5})]),
+    "no ResidualNormStyle is called 'before'; there are": (ValueError, [block(style="before")]),
+    "no normalization is called 'batch'; there are": (ValueError, [block(normalization="batch")]),
     "no attention is called": (KeyError, [block(multi_head_config=heads("telepathy"))]),
     "pool": (NotImplementedError, [block(patch_embedding_config={"pool_type": "max"})]),
 }

@@ -188,6 +188,9 @@ def test_an_operator_runs_or_says_why_it_cannot(op: Any) -> None:
 
 
 def test_operators_must_have_a_backend_in_common() -> None:
+    with pytest.raises(ValueError, match=r"op='cutlass' is no pair of operators: write"):
+        ATTEND(X, X, X, op="cutlass")
+
     class Here(xops.AttentionFwOpBase):
         NAME, BACKENDS = "hereF", ("cpu",)
 

@@ -117,6 +117,7 @@ Padded, Gappy, Paged = b.BlockDiagonalPaddedKeysMask, b.BlockDiagonalGappyKeysMa
     [
         (lambda: b.LowerTriangularFromBottomRightLocalAttentionMask(0), ValueError, "window_size=0"),
         (lambda: b.LocalAttentionFromBottomRightMask(-1, 0), ValueError, "reaches 0 keys or more"),
+        (lambda: b.BlockDiagonalMask.from_seqlens([2, -1]), ValueError, "0 or more, but got [2, -1]"),
         (lambda: b.BlockDiagonalMask.from_seqlens([2], [1, 1]), AssertionError, "1 blocks of queries, but 2 of keys"),
         (
             lambda: b.BlockDiagonalMask.from_seqlens([2], [1]).make_causal_from_bottomright(),

@@ -53,6 +53,8 @@ def arguments(cls: type) -> list[str]:
 
 
 def looked_up(registry: Registry, what: str, name: Any) -> RegistryItem:
+    if name is None:
+        raise KeyError(f"a config of {what} says which: write {{'name': ...}}, one of {sorted(registry)}")
     if name not in registry:
         raise KeyError(f"no {what} is called {name!r}; there are {sorted(registry)}")
     return registry[name]

@@ -1,15 +1,15 @@
 """Activations by name, as modules."""
 
-from enum import StrEnum
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ... import activations as _activations
+from ._choice import Choice
 
 
-class Activation(StrEnum):
+class Activation(Choice):
     """The names of activations."""
 
     SquaredReLU = "squared_relu"

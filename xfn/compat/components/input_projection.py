@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..._core.errors import ShapeError
+
 
 @dataclass
 class InputProjectionConfig:
@@ -44,6 +46,10 @@ class InputProjection(torch.nn.Module):
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Each of them projected."""
+        maps = {"query": self.q_proj, "key": self.k_proj, "value": self.v_proj}
+        for (name, projection), x in zip(maps.items(), (query, key, value), strict=True):
+            if x.shape[-1] != projection.in_features:
+                raise ShapeError(f"{name} has {x.shape[-1]} features, but its map takes {projection.in_features}")
         return self.q_proj(query), self.k_proj(key), self.v_proj(value)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..._core.errors import ShapeError
 from ...ops.rotary import rotary
 from ._registry import Strict, given, ignored
 from .attention import Attention
@@ -119,8 +120,12 @@ class MultiHeadDispatch(torch.nn.Module, Strict):
 
         Raises:
             AssertionError: what the attention does not take.
+            ShapeError: not ``[B, M, E]``.
         """
         key, value = query if key is None else key, query if value is None else value
+        for name, x in (("query", query), ("key", key), ("value", value)):
+            if x.dim() != 3:
+                raise ShapeError(f"{name} is [B, S, {self.dim_model}], but got {list(x.shape)}")
         B = max(len(query), len(key), len(value))
         one = key is value
         query, key, value = (x.expand(B, -1, -1) if len(x) != B else x for x in (query, key, value))

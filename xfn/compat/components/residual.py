@@ -1,7 +1,6 @@
 """What surrounds a layer: a path around it, and a norm before or behind."""
 
 from collections.abc import Sequence
-from enum import StrEnum
 from typing import Any, NamedTuple
 
 import torch
@@ -9,9 +8,10 @@ from torch import Tensor
 
 from ...ops.layer_norm import layer_norm
 from ...ops.residual import deepnorm_coefficients
+from ._choice import Choice
 
 
-class ResidualNormStyle(StrEnum):
+class ResidualNormStyle(Choice):
     """Where the norm is."""
 
     Pre = "pre"
@@ -19,7 +19,7 @@ class ResidualNormStyle(StrEnum):
     DeepNorm = "deepnorm"
 
 
-class NormalizationType(StrEnum):
+class NormalizationType(Choice):
     """Which norm."""
 
     LayerNorm = "layernorm"

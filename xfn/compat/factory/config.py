@@ -4,7 +4,6 @@ import copy
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from enum import Enum
 from typing import Any
 
 from ..._core.dims import Dims
@@ -15,6 +14,7 @@ from ...parts.position.vocab import Vocab
 from ...parts.residual.deepnorm import Deepnorm
 from ...parts.residual.post import Post
 from ...parts.residual.pre import Pre
+from ..components.residual import ResidualNormStyle as ResidualNormStyle
 from .parts import FEEDFORWARD, POSITION, Projected, Within, attention, made
 from .weight_init import xFormerWeightInit
 
@@ -23,16 +23,6 @@ HEADS = ("dim_model", "num_heads", "attention", "residual_dropout", "bias", "use
          "use_separate_proj_weight", "dim_key", "dim_value")  # fmt: skip
 PATCH = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "pool_type")
 NORMS = {"layernorm": "layer_norm", "rmsnorm": "rms_norm", "skip": "skip"}
-
-
-class ResidualNormStyle(str, Enum):  # noqa: UP042
-    """Where the norm of a layer is."""
-
-    Pre = "pre"
-    Post = "post"
-    DeepNorm = "deepnorm"
-
-
 STYLES = {ResidualNormStyle.Pre: Pre, ResidualNormStyle.Post: Post, ResidualNormStyle.DeepNorm: Deepnorm}
 
 
@@ -79,6 +69,8 @@ class xFormerBlockConfig:
         self.position_encoding_config = copy.deepcopy(position_encoding_config)
         self.residual_norm_style = ResidualNormStyle(residual_norm_style)
         self.normalization = str(getattr(normalization, "value", normalization))
+        if self.normalization not in NORMS:
+            raise ValueError(f"no normalization is called {self.normalization!r}; there are {list(NORMS)}")
         quiet = more.pop("_quiet", False)
         for name in self.heads:
             if name not in more:

@@ -1,9 +1,9 @@
 """How the weights of a model are drawn, by name."""
 
-from enum import Enum
+from ..components._choice import Choice
 
 
-class xFormerWeightInit(str, Enum):  # noqa: UP042
+class xFormerWeightInit(Choice):
     """How the weights of a model are drawn."""
 
     Timm = "timm"

@@ -3,7 +3,9 @@
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from ...._core.errors import ShapeError
 from ....parts.attention.linformer import Linformer
 from . import register_attention
 from ._folded import Part
@@ -22,6 +24,12 @@ class LinformerAttention(Part):
         super().__init__(Linformer(self_k, dropout), dropout, **kwargs)
         self.k, self.seq_len = self_k, seq_len
         self.E, self.F = (torch.nn.Linear(seq_len, self_k, bias=False) for _ in range(2))
+
+    def forward(self, q: Tensor, k: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """As any part; of ``seq_len`` tokens at most."""
+        if k.shape[-2] > self.seq_len:
+            raise ShapeError(f"there are {k.shape[-2]} keys, but seq_len={self.seq_len}: write seq_len={k.shape[-2]}")
+        return super().forward(q, k, *args, **kwargs)
 
     def params(self) -> dict[str, Any]:
         """The maps of keys and of values."""

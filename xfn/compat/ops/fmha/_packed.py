@@ -1,7 +1,7 @@
 """Caches of four-bit numbers, eight of them in an int32, behind a scale and a shift for each group of a row.
 
-row of an int32 cache        groups · (scale, shift), two float16 in one     then K / 8 · (eight numbers, lowest first)
-number j of group g          scale[g] · (0 … 15) + shift[g]
+a row                  groups · (scale, shift), two float16 in one; then K / 8 · eight numbers, lowest first
+number n of group g    scale[g] · n + shift[g], with n from 0 to 15
 """
 
 import torch
@@ -13,7 +13,8 @@ def unpacked(x: Tensor, groups: int) -> Tensor:
     scale, shift = x[..., :groups].contiguous().view(torch.float16).float().unflatten(-1, (groups, 2)).unbind(-1)
     bits = torch.arange(0, 32, 4, device=x.device)
     numbers = (x[..., groups:, None].long() >> bits & 15).flatten(-2).unflatten(-1, (groups, -1))
-    return (numbers * scale[..., None] + shift[..., None]).flatten(-2)
+    floats: Tensor = numbers * scale[..., None] + shift[..., None]
+    return floats.flatten(-2)
 
 
 def groups_of(K: int, k: Tensor, v: Tensor) -> int:

@@ -97,7 +97,9 @@ class Inputs:
             return type(bias)(self._per_head(bias.tensor)).as_bias(M, N)
         if isinstance(bias, AttentionBias):
             return bias.kept(M, N) if self.query.is_cpu and plain((self.query,)) else bias.as_bias(M, N)
-        raise NotImplementedError(f"no operator takes an attn_bias of {type(bias).__name__}")
+        raise NotImplementedError(
+            f"no operator takes an attn_bias of {type(bias).__name__}: pass a tensor, or one of fmha.attn_bias"
+        )
 
     def _per_head(self, bias: Tensor) -> Tensor:
         """``[B, heads, M, N]``."""
@@ -250,6 +252,8 @@ AttentionOp = tuple[type[AttentionFwOpBase] | None, type[AttentionBwOpBase] | No
 def backend_of(op: Any) -> str | None:
     """The backend that an operator, or one for the value and one for the gradient, must be served by; None: any."""
     ops = [o for o in (op if isinstance(op, tuple) else (op,)) if o is not None]
+    if not all(isclass(o) and issubclass(o, AttentionOpBase) for o in ops):
+        raise ValueError(f"op={op!r} is no pair of operators: write (fmha.cutlass.FwOp, fmha.cutlass.BwOp), or None")
     common = [b for b in ATTENTION.backends if all(b in o.BACKENDS for o in ops)]
     if not common:
         raise ValueError(f"{' and '.join(o.NAME for o in ops)} have no backend in common")

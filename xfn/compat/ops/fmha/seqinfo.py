@@ -135,7 +135,10 @@ class _GappySeqInfo(_Slots):
 
 def integers(values: Sequence[int] | Tensor) -> list[int]:
     """A list, or a tensor of integers, as a list."""
-    return [int(n) for n in (values.tolist() if isinstance(values, Tensor) else values)]
+    found = [int(n) for n in (values.tolist() if isinstance(values, Tensor) else values)]
+    if min(found, default=0) < 0:
+        raise ValueError(f"lengths and starts of sequences are 0 or more, but got {found}")
+    return found
 
 
 def _sums(lengths: Sequence[int]) -> list[int]:

@@ -76,6 +76,10 @@ class LowerTriangularMaskWithTensorBias(LowerTriangularMask):
     def __init__(self, bias: Tensor) -> None:
         self.tensor = bias
 
+    @property
+    def _bias(self) -> Tensor:
+        return self.tensor
+
     def as_bias(self, M: int, N: int) -> Bias:
         return bias.causal() + bias.dense(self.tensor)
 
