@@ -249,3 +249,22 @@ def test_reversible_layers_are_those_of_the_plain_loop(p: float) -> None:
         agree(net(x), torch.cat([a, b], -1))
         want = torch.autograd.grad(torch.cat([a, b], -1).square().sum(), list(net.parameters()))
         agree([t.grad for t in net.parameters()], list(want))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("name", sorted(ATTENTION_REGISTRY))
+def test_what_is_traced_is_what_is_called(name: str) -> None:
+    """By the tracer of old, which records no transform, in training and with other inputs than it was traced with."""
+    attention = {**SUPERSET, "name": name, "dim_model": 16, "num_heads": 1, "dim_head": 16, "dropout": 0.1}
+    with warnings.catch_warnings(action="ignore", category=UserWarning):
+        module = build_multi_head_attention(
+            {"num_heads": 1, "dim_model": 16, "residual_dropout": 0.0, "attention": attention}
+        )
+    module(torch.randn(2, 16, 16))
+    x, y = torch.randn(2, 2, 16, 16)
+    torch.manual_seed(0)
+    traced = torch.jit.trace(module, x, check_trace=False)
+    torch.manual_seed(0)
+    want = module(y)
+    torch.manual_seed(0)
+    agree(traced(y), want)

@@ -140,7 +140,7 @@ class Nystrom(Drops):
 
 def means(x: Tensor, L: int) -> Tensor:
     """The means of L segments of ``[..., N, H, K]``, the last N mod L of them one longer: ``[..., L, H, K]``."""
-    short, longer = divmod(x.shape[-3], L)
+    short, longer = divmod(int(x.shape[-3]), L)
     split = (L - longer) * short
     parts = ((x[..., :split, :, :], short), (x[..., split:, :, :], short + 1))
     return torch.cat([part.unflatten(-3, (-1, size)).mean(-3) for part, size in parts if part.shape[-3]], -3)

@@ -93,7 +93,10 @@ class Ortho:
         rows = (t.to(wide(dtype)).movedim(-2, -3).expand(*batch, H, -1, -1) for t in (q, k))
         flat = [t.reshape(-1, *t.shape[t.dim() - rank :]) for t, rank in ((keys, 1), *((t, 2) for t in rows))]
         with uncast(q):
-            marks = func.vmap(self.choose)(*flat)
+            if torch.jit.is_tracing():  # which records no map
+                marks = torch.stack([self.choose(*one) for one in zip(*flat, strict=True)])
+            else:
+                marks = func.vmap(self.choose)(*flat)
         return marks.reshape(*batch, H, self.landmarks, -1).movedim(-3, -2).to(dtype)
 
     def choose(self, key: Tensor, q: Tensor, k: Tensor) -> Tensor:

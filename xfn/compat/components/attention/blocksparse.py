@@ -82,7 +82,7 @@ class BlockSparseAttention(Attention, Strict):
         if key_padding_mask is not None:
             bias = bias & dense(key_padding_mask[:, None, None])
         p = self.attn_drop.p if self.training else 0.0
-        scale, key = scale * q.shape[-1] ** -0.5, drawn(self, p, q.device)
+        scale, key = scale * int(q.shape[-1]) ** -0.5, drawn(self, p, q.device)
         q, k, v = (t.movedim(-3, -2) for t in (q, k, v))
         return blocksparse_attention(self._tiles, q, k, v, bias, p, scale, key=key).movedim(-2, -3)
 
