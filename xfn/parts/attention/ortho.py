@@ -93,7 +93,7 @@ class Ortho:
         rows = (t.to(wide(dtype)).movedim(-2, -3).expand(*batch, H, -1, -1) for t in (q, k))
         flat = [t.reshape(-1, *t.shape[t.dim() - rank :]) for t, rank in ((keys, 1), *((t, 2) for t in rows))]
         with uncast(q):
-            if torch.jit.is_tracing():  # which records no map
+            if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]  # it records no map
                 marks = torch.stack([self.choose(*one) for one in zip(*flat, strict=True)])
             else:
                 marks = func.vmap(self.choose)(*flat)
