@@ -128,6 +128,11 @@ def test_a_tensor_bias_has_a_gradient_though_nothing_else_wants_one(causal: bool
     agree(torch.autograd.grad(got, bias, slope), torch.autograd.grad(want, bias, slope))
 
 
+def test_a_boolean_tensor_keeps_where_it_is_true() -> None:
+    keep = torch.rand(2, 3, 5, 5) < 0.7
+    assert torch.equal(ATTEND(X, X, X, keep), ATTEND(X, X, X, torch.where(keep, 0.0, -math.inf)))
+
+
 def test_a_bias_of_ones_own_is_written_out() -> None:
     class Striped(xops.AttentionBias):
         def materialize(self, shape: Any, dtype: torch.dtype = torch.float32, device: Any = "cpu") -> Tensor:
@@ -261,7 +266,6 @@ X = torch.randn(2, 5, 3, 4)
         ((X, X.int(), X.int()), ValueError, "[..., groups + 4 / 8], but got [2, 5, 3, 4]"),
         ((X, X[:, :1].int(), X.int()), ValueError, "none is broadcast"),
         ((X, X, X, torch.zeros(2, 3, 5, 5).half()), ValueError, "pass attn_bias.to(query.dtype)"),
-        ((X, X, X, torch.ones(2, 3, 5, 5).bool()), ValueError, "attn_bias is torch.bool"),
         ((X, X, X, b.LowerTriangularMaskWithTensorBias(torch.zeros(2, 3, 5, 5).double())), ValueError, "torch.float64"),
     ],
 )

@@ -62,7 +62,7 @@ class Inputs:
         wanted = (q.shape[0], q.shape[-2], q.shape[1], k.shape[1])
         if q.dim() == 4 and isinstance(held, Tensor) and tuple(held.shape) != wanted:
             raise ValueError(f"attn_bias has shape {list(held.shape)}, but {shapes} want {list(wanted)}: expand it")
-        if isinstance(held, Tensor) and held.dtype != q.dtype:
+        if isinstance(held, Tensor) and held.dtype not in (q.dtype, torch.bool):
             raise ValueError(f"attn_bias is {held.dtype}, but query is {q.dtype}: pass attn_bias.to(query.dtype)")
         if isinstance(bias, VARLEN_BIASES) and q.shape[0] != 1:
             raise ValueError(f"{type(bias).__name__} wants one batch, but {shapes}: reshape them to [1, B * M, ...]")
