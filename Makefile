@@ -49,7 +49,7 @@ oracle: $(VENV)/ready-oracle $(LIBRARY)
 
 sanitize: $(VENV)/ready
 	rm -rf $(SANITIZED) && mkdir -p $(SANITIZED)
-	cp -rp setup.py pyproject.toml xfn tests $(SANITIZED) && rm -f $(SANITIZED)/$(LIBRARY)
+	cp -rp setup.py pyproject.toml README.md LICENSE xfn tests $(SANITIZED) && rm -f $(SANITIZED)/$(LIBRARY)
 	cd $(SANITIZED) && XFN_REQUIRE_CPU=1 NVCC=none CXX=g++ CXXFLAGS="-O1 -g1 $(SANITIZE)" LDFLAGS="$(SANITIZE)" \
 		$(abspath $(BIN))/python setup.py --quiet build_ext --inplace --build-temp ../objects.sanitized
 	cd $(SANITIZED) && $(WATCHED) $(subst $(BIN),$(abspath $(BIN)),$(PYTEST)) \

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .errors import ShapeError
-from .kernel import plain
+from .kernel import TENSORS, plain
 from .kinds import autocast, check_kinds, check_tensors
 from .shapes import Shape, Signature
 
@@ -24,7 +24,10 @@ def leaves(tree: Mapping[str, Any], path: str = "") -> dict[str, Any]:
     """What is in a tree of dicts, by its path, as ``"up.weight"``."""
     found: dict[str, Any] = {}
     for name, value in tree.items():
-        found |= leaves(value, f"{path}{name}.") if isinstance(value, Mapping) else {f"{path}{name}": value}
+        if isinstance(value, Tensor) or not isinstance(value, Mapping):
+            found[path + name] = value
+        else:
+            found |= leaves(value, f"{path}{name}.")
     return found
 
 
@@ -64,8 +67,8 @@ def taken(
     given = leaves(params)
     tensors = {**data, **given}
     flat = tuple(tensors.values())
-    if plain(flat) and all(isinstance(t, Tensor) for t in given.values()):
-        kinds = tuple([None if t is None else Kind(t.shape, t.dtype, t.device) for t in flat])
+    if plain(flat) and TENSORS.issuperset(map(type, given.values())):
+        kinds = tuple([None if t is None else (t.shape, t.dtype, t.device) for t in flat])
         return tensors, *_known(op, signature, mixed, len(data), tuple(tensors), kinds)
     _check_names(op, signature, list(data), list(given))
     present = {name: t for name, t in tensors.items() if t is not None or name in given}
@@ -77,11 +80,12 @@ def taken(
 
 @lru_cache(maxsize=4096)
 def _known(
-    op: str, signature: Signature, mixed: bool, data: int, names: tuple[str, ...], kinds: tuple[Kind | None, ...]
+    op: str, signature: Signature, mixed: bool, data: int, names: tuple[str, ...], kinds: tuple[Any, ...]
 ) -> tuple[Mapping[str, int], Shape]:
     """What tensors of such kinds come to; the same call with others of them needs no second look."""
     _check_names(op, signature, names[:data], names[data:])
-    sizes, batch = _check(op, signature, mixed, data, dict(zip(names, kinds, strict=True)))
+    known = [None if kind is None else Kind(*kind) for kind in kinds]
+    sizes, batch = _check(op, signature, mixed, data, dict(zip(names, known, strict=True)))
     return MappingProxyType(dict(sizes)), batch
 
 
