@@ -15,6 +15,7 @@ from torch.func import functional_call, grad, stack_module_state, vmap
 
 import xfn
 from xfn import bias, nn, random
+from xfn._core import philox
 from xfn._core.params import leaves, tree
 from xfn.factory import Patch
 from xfn.nn import Module
@@ -102,7 +103,7 @@ NAMES = list(wrapped())
 def drawn(seed: int) -> Tensor:
     """The key that a module draws first after this seed."""
     torch.manual_seed(seed)
-    return nn.module.drawn()
+    return philox.drawn()
 
 
 @pytest.mark.parametrize("name", NAMES)

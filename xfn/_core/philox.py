@@ -79,3 +79,8 @@ def keep_at(key: Tensor, p: float, heads: Tensor, rows: Tensor, columns: Tensor)
     lane = columns % LANES
     word = sum(torch.where(lane // 2 == i, w, 0) for i, w in enumerate(words))
     return (word >> 16 * (lane % 2) & 0xFFFF) >= threshold(p)
+
+
+def drawn(device: torch.device | None = None) -> Tensor:
+    """A key from torch's generator, which ``torch.manual_seed`` seeds."""
+    return torch.randint(2**32, (2,)).to(device)

@@ -20,7 +20,7 @@ from .. import bias
 from .._core.kinds import autocast, check_tensors
 from ..bias import Bias
 from ..ops.attention import attention
-from ._drawn import drawn
+from ._drawn import dropping
 
 TORCHS: Callable[..., Tensor] = F.scaled_dot_product_attention
 
@@ -74,7 +74,7 @@ def scaled_dot_product_attention(
     p = 0.0 if dropout_p == 1 else dropout_p
     q, k, v = (t.transpose(-3, -2) for t in (q, k, v))
     try:
-        out = attention(q, k, v, seen, p, scale, key=drawn(p, q.device)).transpose(-3, -2)
+        out = attention(q, k, v, seen, p, scale, key=dropping(p, q.device)).transpose(-3, -2)
     except ValueError as error:
         raise RuntimeError(str(error)) from error
     out = out * 0 if dropout_p == 1 else out

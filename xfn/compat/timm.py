@@ -11,7 +11,7 @@ from ..bias import Bias
 from ..ops.attention import attention
 from ..ops.sparse_attention import sparse_attention
 from ..sparsity import Csr
-from ._drawn import drawn
+from ._drawn import dropping
 
 
 class TimmSparseAttention(torch.nn.Module):
@@ -54,7 +54,7 @@ class TimmSparseAttention(torch.nn.Module):
         q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).unbind(-3)
         q, k = self._if_there("q_norm", q), self._if_there("k_norm", k)
         p = self.attn_drop.p if self.training else 0.0
-        key = drawn(p, x.device)
+        key = dropping(p, x.device)
         if self.pattern is None:
             bias = Bias.of(self.attn_mask) & Bias.of(attn_mask)  # type: ignore[arg-type]
             y = attention(q, k, v, bias.causal() if is_causal else bias, p, key=key)

@@ -9,7 +9,7 @@ from .. import bias
 from .._core.kinds import wide
 from ..bias import Bias
 from ..ops.attention import attention_with_lse
-from ._drawn import drawn
+from ._drawn import dropping
 
 SAID_ALREADY = {
     "cache_position", "deterministic", "max_length_k", "max_length_q", "num_items_in_batch", "output_hidden_states",
@@ -107,7 +107,7 @@ def attend(
         q, scaling = q * scaling, 1.0
     if softcap is not None:
         seen, q, k, scaling = seen + bias.dense(_capped(q, k, scaling, softcap)), q[..., :1], k[..., :1], 0.0
-    out, lse = attention_with_lse(q, k, v, seen, dropout, scaling, key=drawn(dropout, q.device))
+    out, lse = attention_with_lse(q, k, v, seen, dropout, scaling, key=dropping(dropout, q.device))
     if s_aux is not None:
         share = torch.sigmoid(lse - s_aux.to(lse.dtype)[:, None])  # [batch, H, M]
         out = (out * share.mT.unsqueeze(-1)).to(out.dtype)

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._core.philox import drawn
+
 
 class Tree(torch.nn.Module):
     """A tree of dicts of tensors as nested modules, so that names of parameters are paths of the tree."""
@@ -84,8 +86,3 @@ class Module(Tree):
         return self._function(params, *args, key=key, **options)
 
     forward = _forward
-
-
-def drawn(device: torch.device | None = None) -> Tensor:
-    """A key from torch's generator, which ``torch.manual_seed`` seeds."""
-    return torch.randint(2**32, (2,)).to(device)

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .._drawn import dropping
+
 
 class RegistryItem(NamedTuple):
     """A class, and the dataclass of what its configs may say."""
@@ -95,4 +97,4 @@ class Strict:
 
 def drawn(module: torch.nn.Module, p: float, device: torch.device) -> Tensor | None:
     """A key from torch's generator, where a module is in training and drops."""
-    return torch.randint(1 << 32, (2,), device=device) if module.training and p else None
+    return dropping(p if module.training else 0.0, device)

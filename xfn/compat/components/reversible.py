@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ...ops.reversible import reversible
+from .._drawn import drawn
 
 
 class Deterministic(torch.nn.Module):
@@ -79,6 +80,6 @@ def _run(blocks: list[Any], x: Tensor, f_args: Mapping[str, Any], g_args: Mappin
         for i, block in enumerate(blocks)
     ]
     drops = any(isinstance(m, torch.nn.Dropout) and m.p and m.training for block in blocks for m in block.modules())
-    key = torch.randint(1 << 32, (2,)) if drops else None
+    key = drawn() if drops else None
     x1, x2 = x.chunk(2, dim)
     return torch.cat(reversible(through("f", f_args), through("g", g_args))(params, x1, x2, key=key), dim)

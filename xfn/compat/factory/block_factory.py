@@ -7,11 +7,12 @@ from torch import Tensor
 
 from ...bias import Bias
 from ...factory.build import coefficients
+from .._drawn import drawn
 from ..components.attention import ATTENTION_REGISTRY
 from .build import Both, stacks
 from .config import xFormerDecoderConfig, xFormerEncoderConfig
 from .masks import entered, padding, seen
-from .model_factory import Named, drawn
+from .model_factory import Named
 from .parts import Within
 from .shared import flags
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ..._core.params import leaves, tree
+from .._drawn import drawn
 from .build import Both, assemble, names_of
 from .config import xFormerConfig as xFormerConfig
 from .masks import entered, padding
@@ -109,11 +110,6 @@ class xFormer(Named):
             return self.run(source, source_bias=source_bias)
         target_bias = padding(decoder_input_mask, second)
         return self.run(source, entered(second, goal), source_bias=source_bias, target_bias=target_bias)
-
-
-def drawn(device: torch.device | None = None) -> Tensor:
-    """A key from torch's generator."""
-    return torch.randint(2**32, (2,)).to(device)
 
 
 def _renamed(module: Any, state_dict: dict[str, Tensor], prefix: str, *rest: Any) -> None:

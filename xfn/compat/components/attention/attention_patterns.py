@@ -7,6 +7,7 @@ from torch import Tensor
 
 from .... import patterns
 from ....patterns import local_nd_distance as local_nd_distance
+from ..._drawn import drawn as _drawn
 from .sparsity_config import (
     BigBirdSparsityConfig,
     BSLongformerSparsityConfig,
@@ -32,7 +33,7 @@ def axial_nd_pattern(*sizes: int) -> Tensor:
 
 def random_pattern_from_probability_matrix(dist_matrix: Tensor, nnz: int) -> Tensor:
     """``nnz`` entries, drawn with these weights from torch's generator."""
-    return patterns.random_from_probability(dist_matrix.float(), nnz, _key())
+    return patterns.random_from_probability(dist_matrix.float(), nnz, _drawn())
 
 
 def global_token_pattern(attention_query_mask: Tensor) -> Tensor:
@@ -45,7 +46,7 @@ def global_token_pattern(attention_query_mask: Tensor) -> Tensor:
 def random_pattern(attn_size: int, sparsity: float) -> Tensor:
     """Each entry is kept with probability 1 − sparsity, drawn from torch's generator."""
     assert 0 < sparsity < 1, f"sparsity={sparsity} must lie between 0 and 1"
-    return patterns.random(attn_size, 1 - sparsity, _key())
+    return patterns.random(attn_size, 1 - sparsity, _drawn())
 
 
 def local_1d_pattern(attn_size: int, window_size: int) -> Tensor:
@@ -146,7 +147,3 @@ def quick_bigbird_layout(num_heads: int, block_size: int, seq_len: int) -> Tenso
 def quick_bslongformer_layout(num_heads: int, block_size: int, seq_len: int) -> Tensor:
     """The layout of a ``BSLongformerSparsityConfig``."""
     return BSLongformerSparsityConfig(num_heads=num_heads, block_size=block_size).make_layout(seq_len)
-
-
-def _key() -> Tensor:
-    return torch.randint(1 << 32, (2,))

@@ -9,6 +9,7 @@ from ....ops.attention import attention
 from ....ops.softmax import softmax
 from ....ops.sparse_attention import sparse_attention
 from ....sparsity import Csr
+from ..._drawn import dropping
 from ._masks import Mask, taken
 from ._sputnik_sparse import SparseCS
 
@@ -57,7 +58,7 @@ def scaled_dot_product_attention(
     if dropout is not None and not isinstance(dropout, torch.nn.Dropout):
         raise TypeError(f"dropout is a torch.nn.Dropout, but got {type(dropout).__name__}")
     p = dropout.p if dropout is not None and dropout.training else 0.0
-    key = torch.randint(1 << 32, (2,), device=q.device) if p else None
+    key = dropping(p, q.device)
     mask = taken(att_mask, len(q), q.shape[-2], k.shape[-2], key_padding_mask)
     q, k, v = (t.unsqueeze(-2) for t in (q, k, v))
     if isinstance(mask, Csr):

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ...._core.dims import Dims
 from ....parts.attention.favor import Favor
+from ..._drawn import drawn
 from .._registry import given
 
 
@@ -75,7 +76,7 @@ class FeatureMap(torch.nn.Module):
 
     def redraw(self, dim_input: int, like: Tensor) -> None:
         """Features ``[K, F]``, or half as many where each stands for its opposite too."""
-        made = self.part.init(torch.randint(1 << 32, (2,)), Dims(model=dim_input, heads=1))
+        made = self.part.init(drawn(), Dims(model=dim_input, heads=1))
         self.features = made["features"].to(like.device, like.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -98,7 +99,7 @@ class FeatureMap(torch.nn.Module):
         blocks: int, dim: int, device: Any = None, norm_distribution: NormDistribution = NormDistribution.Uniform
     ) -> Tensor:
         """Orthogonal matrices ``[blocks, dim, dim]``, whose rows have length 1 or that of normal vectors."""
-        columns = Favor(dim, "sm_reg").draw(torch.randint(1 << 32, (2,)), dim, blocks * dim)
+        columns = Favor(dim, "sm_reg").draw(drawn(), dim, blocks * dim)
         rows: Tensor = columns.mT.unflatten(0, (blocks, dim)).to(device) / math.sqrt(dim)
         if norm_distribution == NormDistribution.Uniform:
             return rows

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from .... import patterns
+from ..._drawn import drawn
 
 
 class SparsityConfig:
@@ -191,4 +192,4 @@ def _hubs(starts: Sequence[int], ends: Sequence[int] | None) -> Callable[[int], 
 
 
 def _by_chance(make: Callable[[int, Any], Tensor], n: int, random: int, causal: bool) -> Tensor:
-    return make(random, torch.randint(1 << 32, (2,)) if random else None)
+    return make(random, drawn() if random else None)

@@ -14,6 +14,7 @@ from torch import Tensor
 from ...._core.errors import Unsupported
 from ....ops._calls import checked
 from ....ops.attention import ATTENTION, attention_with_lse
+from ..._drawn import drawn
 from .attn_bias import AttentionBias
 from .common import AttentionBwOpBase, AttentionFwOpBase, AttentionOp, Inputs, backend_of
 
@@ -201,7 +202,7 @@ def _run(inputs: Inputs, op: Any) -> tuple[Tensor, Tensor]:
     q, k, v = inputs.tensors()
     bias = inputs.bias(q.shape[1], k.shape[1])
     p, backend = inputs.p, backend_of(op)
-    key = torch.randint(1 << 32, (2,), device=q.device) if 0 < p < 1 else None
+    key = drawn(q.device) if 0 < p < 1 else None
     try:
         out, lse = attention_with_lse(q, k, v, bias, 0.0 if p == 1 else p, inputs.scale, key=key, backend=backend)
     except Unsupported as error:
