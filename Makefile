@@ -49,7 +49,7 @@ oracle: $(VENV)/ready-oracle $(LIBRARY)
 
 sanitize: $(VENV)/ready
 	rm -rf $(SANITIZED) && mkdir -p $(SANITIZED)
-	cp -rp setup.py pyproject.toml README.md LICENSE xfn tests $(SANITIZED) && rm -f $(SANITIZED)/$(LIBRARY)
+	cp -rp setup.py pyproject.toml README.md LICENSE xfn tests $(SANITIZED) && rm -f $(SANITIZED)/xfn/*.so
 	cd $(SANITIZED) && XFN_REQUIRE_CPU=1 NVCC=none CXX=g++ CXXFLAGS="-O1 -g1 $(SANITIZE)" LDFLAGS="$(SANITIZE)" \
 		$(abspath $(BIN))/python setup.py --quiet build_ext --inplace --build-temp ../objects.sanitized
 	cd $(SANITIZED) && $(WATCHED) $(subst $(BIN),$(abspath $(BIN)),$(PYTEST)) \
@@ -66,7 +66,7 @@ gpu gpu-quick: $(VENV)/ready $(LIBRARY)
 	@test -f xfn/_cuda.so || echo "make $@: there is NO NVCC here, so NO CUDA KERNEL WAS COMPILED for a GPU; all else was checked"
 
 clean:
-	rm -rf $(VENV) $(LIBRARY) xfn/_cuda.so build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) xfn/*.so build *.egg-info .pytest_cache .mypy_cache .ruff_cache
 
 $(LIBRARY): $(SOURCES) | $(VENV)/ready
 	$(BIN)/python setup.py --quiet build_ext --inplace

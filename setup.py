@@ -1,13 +1,16 @@
-"""The C++ library and the CUDA one, from xfn/csrc; all else about the package stands in pyproject.toml.
+"""The libraries of xfn/csrc: C++, CUDA, and a small one for torch's autograd; all else about the package stands in
+pyproject.toml.
 
 Each is built where torch and its compiler, g++ or nvcc, are at hand (``pip install --no-build-isolation``); elsewhere
-the package installs without it, and says so.
+the package installs without it, and says so. The third is for the release of torch that it is built with, and its file
+bears that name: any other does not look for it.
 """
 
 import os
 import subprocess
 import tomllib
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from shutil import which
@@ -17,8 +20,9 @@ from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent
-CPU, CUDA = (
-    [*sorted(str(p.relative_to(ROOT)) for p in (ROOT / "xfn/csrc" / kind).iterdir())] for kind in ("cpu", "cuda")
+CPU, CUDA, AUTOGRAD = (
+    [*sorted(str(p.relative_to(ROOT)) for p in (ROOT / "xfn/csrc" / kind).iterdir())]
+    for kind in ("cpu", "cuda", "autograd")
 )
 FLAGS = [
     "-std=gnu++20",
@@ -66,14 +70,15 @@ def runtime(nvcc: str) -> str:
 
 
 class Build(build_ext):
-    """Each file for itself, side by side; libraries that no version of Python or torch is part of."""
+    """Each file for itself, side by side; libraries that no version of Python is part of, and none of torch but one."""
 
     def get_ext_filename(self, fullname: str) -> str:
-        return fullname.replace(".", os.sep) + ".so"
+        bound = fullname.endswith("_autograd") and find_spec("torch")
+        return fullname.replace(".", os.sep) + (f".{version('torch').partition('+')[0]}" if bound else "") + ".so"
 
     def build_extension(self, extension: Extension) -> None:
         torch, nvcc, cuda = find_spec("torch"), find_nvcc(), extension.name == "xfn._cuda"
-        kind = "CUDA" if cuda else "C++"
+        kind = {"xfn._cuda": "CUDA", "xfn._autograd": "autograd"}.get(extension.name, "C++")
         if torch is None or not torch.submodule_search_locations:
             print(f"xfn: no torch in this build, so the {kind} kernels are left out; see python -m xfn.info")
             return
@@ -83,7 +88,8 @@ class Build(build_ext):
             print("xfn: no nvcc in this build, so the CUDA kernels are left out; see python -m xfn.info")
             return
         home, compiler = Path(next(iter(torch.submodule_search_locations))), os.environ.get("CXX", "g++")
-        flags = [*FLAGS, STABLE, f'-DXFN_VERSION="{VERSION}"', "-isystem", str(home / "include")]
+        flags = [*FLAGS, f'-DXFN_VERSION="{VERSION}"', "-isystem", str(home / "include")]
+        flags += ["-isystem", str(home / "include/torch/csrc/api/include")] if kind == "autograd" else [STABLE]
         flags += os.environ.get("CXXFLAGS", "").split()
         into, to = Path(self.build_temp), Path(self.get_ext_fullpath(extension.name))
         newest = max(os.path.getmtime(path) for path in [*extension.depends, __file__])
@@ -136,6 +142,6 @@ def library(name: str, files: list[str]) -> Extension:
 
 if __name__ == "__main__":
     setup(
-        ext_modules=[library("xfn._cpu", CPU), library("xfn._cuda", CUDA)],
+        ext_modules=[library("xfn._cpu", CPU), library("xfn._cuda", CUDA), library("xfn._autograd", AUTOGRAD)],
         cmdclass={"build_ext": Build, "bdist_wheel": Wheel},
     )

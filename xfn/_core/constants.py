@@ -7,7 +7,7 @@ from typing import ParamSpec, TypeVar
 
 from torch.compiler import is_compiling
 
-from .kernel import modes
+from .levels import modes
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -12,47 +12,33 @@ kernels make it whole:
 So nobody who calls the op, by whatever road, gets a silent zero for a gradient.
 
 Where nothing is on that the dispatcher would have to serve, a call is ``plain`` and takes the short road: past
-the dispatcher, straight to the kernel, or to the Function around it.
+the dispatcher, straight to the kernel, or to the Function around it. Of attention, the plainest calls do not come
+here at all: see ``Primitive.swift``.
 
-This file alone leans on torch's private names: ``_SingleLevelFunction`` with its switch,
+This file and ``levels`` lean on torch's private names: ``_SingleLevelFunction`` with its switch,
 ``_unpack_dual``/``_make_dual``, ``_set_fwd_grad_enabled``, the autograd keysets, what ``plain`` asks, and groups of
 processes by their names. Should a release take one away, an ``autograd.Function`` with ``setup_context``, ``vmap``
 and ``jvp`` is the second road: the same rules fit, but nested forward mode must be sent to the reference by hand,
 and it cannot be compiled inside a transform.
 """
 
-import sys
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import _C, Tensor
-from torch._C import (
-    _dispatch_tls_is_dispatch_key_excluded,
-    _dispatch_tls_is_dispatch_key_included,
-    _get_tracing_state,
-    _is_any_autocast_enabled,
-    _len_torch_dispatch_stack,
-    _len_torch_function_stack,
-)
-from torch._C._functorch import peek_interpreter_stack
 from torch.autograd import forward_ad
 from torch.autograd.function import _SingleLevelFunction
-from torch.compiler import is_compiling
 
 from .definition import Args as Args
 from .definition import Definition
 from .definition import Grads as Grads
 from .definition import Outs as Outs
+from .levels import UNPACK, plain, requires_grad
 
 LIBRARY = torch.library.Library("xfn", "FRAGMENT")
 
-TENSORS = frozenset((Tensor, torch.nn.Parameter))
-UNPACK, MAKE = torch._VF._unpack_dual, torch._VF._make_dual  # to look one up takes longer than to call it
-AUTOGRAD: Any = _C.DispatchKey.AutogradCPU
-BATCHED: Any = _C._parse_dispatch_key("VmapMode")  # what is_grads_batched turns on
-PLAIN = TENSORS | {type(None), int, float, str}
-"""Types of arguments behind which nothing hides."""
+MAKE = torch._VF._make_dual  # to look it up takes longer than to call it
 
 
 class _Reverse(_SingleLevelFunction):
@@ -155,7 +141,7 @@ class RawOp:
         return tuple(out if dot is None else MAKE(out, dot, level=0) for out, dot in zip(outs, dots, strict=True))
 
     def _reverse(self, keys: Any, args: Args, duals: Args) -> Outs:
-        if torch.is_grad_enabled() and _requires_grad(args):
+        if torch.is_grad_enabled() and requires_grad(args):
             allowed = _C._functorch.get_single_level_autograd_function_allowed()
             _C._functorch.set_single_level_autograd_function_allowed(True)
             try:
@@ -173,48 +159,6 @@ def _outs(outs: tuple[Any, ...]) -> Any:
 
 def _tuple(outs: Any) -> Outs:
     return outs if isinstance(outs, tuple) else (outs,)
-
-
-def plain(args: Args) -> bool:
-    """Whether the dispatcher would find ordinary tensors and nothing else to do: no compilation, tracing, transform,
-    mode, autocast or tangent."""
-    return (
-        PLAIN.issuperset(map(type, args))
-        and not is_compiling()
-        and not _len_torch_dispatch_stack()
-        and not _len_torch_function_stack()
-        and peek_interpreter_stack() is None
-        and not _dispatch_tls_is_dispatch_key_included(BATCHED)
-        and not _is_any_autocast_enabled()
-        and _get_tracing_state() is None
-        and forward_ad._current_level < 0
-        and ("torch._dynamo" not in sys.modules or not _has_tangents(args))
-    )
-
-
-def modes() -> bool:
-    """Whether a mode is on that may replace tensors, as those that trace and fake do."""
-    return bool(_len_torch_dispatch_stack() or _len_torch_function_stack())
-
-
-def records(args: Args) -> bool:
-    """Whether autograd looks on, at arguments that are ``plain``: it does not inside the kernel of another op."""
-    return torch.is_grad_enabled() and _requires_grad(args) and not _dispatch_tls_is_dispatch_key_excluded(AUTOGRAD)
-
-
-def _has_tangents(args: Args) -> bool:
-    """What Python's count of levels does not know: a graph that Dynamo made opens its own and tells nobody."""
-    for a in args:  # noqa: SIM110 - half the time of any()
-        if type(a) in TENSORS and UNPACK(a, level=0)[1] is not None:
-            return True
-    return False
-
-
-def _requires_grad(args: Args) -> bool:
-    for a in args:  # noqa: SIM110 - half the time of any()
-        if a is not None and isinstance(a, Tensor) and a.requires_grad:
-            return True
-    return False
 
 
 def _filled(args: Args, outs: Grads) -> Outs:

@@ -1,8 +1,29 @@
-"""Which levels of torch.func are open, and which of them a tensor belongs to."""
+"""What is on around a call: levels of torch.func and which of them a tensor belongs to, modes, autograd."""
 
+import sys
+from typing import Any
+
+import torch
 from torch import _C, Tensor
-from torch._C._functorch import get_interpreter_stack, get_unwrapped, is_functorch_wrapped_tensor, maybe_get_level
+from torch._C import (
+    _dispatch_tls_is_dispatch_key_excluded,
+    _dispatch_tls_is_dispatch_key_included,
+    _get_tracing_state,
+    _is_any_autocast_enabled,
+    _len_torch_dispatch_stack,
+    _len_torch_function_stack,
+)
+from torch._C._functorch import (
+    get_interpreter_stack,
+    get_unwrapped,
+    is_functorch_wrapped_tensor,
+    maybe_get_level,
+    peek_interpreter_stack,
+)
 from torch.autograd import forward_ad
+from torch.compiler import is_compiling
+
+from .definition import Args
 
 forward_mode = forward_ad._set_fwd_grad_enabled
 """The context that turns forward mode on; in the ``jvp`` of an ``autograd.Function`` it is off, and where those nest
@@ -10,6 +31,13 @@ the outer tangents would be lost."""
 
 transforming = _C._are_functorch_transforms_active
 """Whether a level is open: the one question about them that Dynamo can trace."""
+
+TENSORS = frozenset((Tensor, torch.nn.Parameter))
+PLAIN = TENSORS | {type(None), int, float, str}
+"""Types of arguments behind which nothing hides."""
+UNPACK = torch._VF._unpack_dual  # to look it up takes longer than to call it
+AUTOGRAD: Any = _C.DispatchKey.AutogradCPU
+BATCHED: Any = _C._parse_dispatch_key("VmapMode")  # what is_grads_batched turns on
 
 
 def levels() -> list[str]:
@@ -27,3 +55,53 @@ def bottom(t: Tensor) -> Tensor:
 def escaped(t: Tensor) -> bool:
     """Whether t belongs to a level that is not open."""
     return maybe_get_level(t) > len(get_interpreter_stack() or ())
+
+
+def modes() -> bool:
+    """Whether a mode is on that may replace tensors, as those that trace and fake do."""
+    return bool(_len_torch_dispatch_stack() or _len_torch_function_stack())
+
+
+def overt(args: Args) -> bool:
+    """Whether Python has nothing to add to what the dispatcher knows: no type, compilation, mode or transform of it."""
+    return (
+        PLAIN.issuperset(map(type, args))
+        and not is_compiling()
+        and not _len_torch_dispatch_stack()
+        and not _len_torch_function_stack()
+        and peek_interpreter_stack() is None
+    )
+
+
+def plain(args: Args) -> bool:
+    """Whether the dispatcher would find ordinary tensors and nothing else to do: no compilation, tracing, transform,
+    mode, autocast or tangent."""
+    return (
+        overt(args)
+        and not _dispatch_tls_is_dispatch_key_included(BATCHED)
+        and not _is_any_autocast_enabled()
+        and _get_tracing_state() is None
+        and forward_ad._current_level < 0
+        and ("torch._dynamo" not in sys.modules or not _has_tangents(args))
+    )
+
+
+def records(args: Args) -> bool:
+    """Whether autograd looks on, at arguments that are ``plain``: it does not inside the kernel of another op."""
+    return torch.is_grad_enabled() and requires_grad(args) and not _dispatch_tls_is_dispatch_key_excluded(AUTOGRAD)
+
+
+def requires_grad(args: Args) -> bool:
+    """Whether one of them is a tensor that does."""
+    for a in args:  # noqa: SIM110 - half the time of any()
+        if a is not None and isinstance(a, Tensor) and a.requires_grad:
+            return True
+    return False
+
+
+def _has_tangents(args: Args) -> bool:
+    """What Python's count of levels does not know: a graph that Dynamo made opens its own and tells nobody."""
+    for a in args:  # noqa: SIM110 - half the time of any()
+        if type(a) in TENSORS and UNPACK(a, level=0)[1] is not None:
+            return True
+    return False

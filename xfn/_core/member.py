@@ -17,8 +17,9 @@ from torch import Tensor
 from .composite import pull
 from .definition import bits
 from .dispatch import Call, at_once, choose
-from .kernel import Args, Grads, Outs, RawOp, Short, plain, records
+from .kernel import Args, Grads, Outs, RawOp, Short
 from .kinds import wide
+from .levels import plain, records
 from .shapes import Signature, batch_of
 
 Groups = Sequence[Sequence[Any]]

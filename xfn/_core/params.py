@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from .errors import ShapeError
-from .kernel import TENSORS, plain
 from .kinds import autocast, check_kinds, check_tensors
+from .levels import TENSORS, plain
 from .shapes import Shape, Signature
 
 

@@ -23,14 +23,15 @@ grad of grad.
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 from torch import Tensor
 
 from .composite import Composite
-from .dispatch import OVERRIDE
-from .kernel import Grads, Outs, records
+from .dispatch import OVERRIDE, module
+from .kernel import Grads, Outs
+from .levels import records
 from .member import Groups, Member, Options
 from .shapes import Signature
 
@@ -86,6 +87,15 @@ class Primitive:
         count = len(self.signature.operands)
         numbers = (*(options[o] for o in self.options), backend)
         return self.forward(operands[:count], operands[count:], options=numbers)  # type: ignore[return-value]
+
+    @cached_property
+    def swift(self) -> Callable[..., tuple[Tensor | None, ...]] | None:
+        """The op, if any, that does the plainest calls without Python: an attribute of the first backend's kernels. It
+        returns nothing but None where a call is not of them."""
+        try:
+            return None if OVERRIDE else getattr(module(self.backends[0], self.name), "SWIFT", None)
+        except ImportError:
+            return None
 
     def direct(self, x: Sequence[Tensor], c: Grads | None = None, **options: float) -> Outs:
         """As ``bind``, of the operands that are required and the constants, if any, where the call is ``plain``."""

@@ -28,8 +28,8 @@ from torch import Tensor
 from .. import bias as biases
 from .. import random
 from .._core import philox
-from .._core.kernel import plain
 from .._core.kinds import FLOATS, wide
+from .._core.levels import overt, plain
 from .._core.primitive import Primitive
 from .._core.shapes import Shape
 from .._core.terms import Resolved
@@ -112,14 +112,29 @@ def attention_with_lse(
         >>> lse.shape
         torch.Size([4, 5])
     """
-    absent = key is None and scale is None and backend is None
-    bare = absent and type(p) is float and p == 0 and plain((q, k, v))
-    if bare and _fit(q.shape, k.shape, v.shape, q.dtype, k.dtype, v.dtype, q.device, k.device, v.device):
-        bounds = None if bias is None else _bounds(bias, q, k)
-        if bias is None or bounds is not None:
-            return ATTENTION.direct((q, k, v), bounds, p=0.0, scale=q.shape[-1] ** -0.5)  # type: ignore[return-value]
+    if key is None and scale is None and backend is None and type(p) is float and p == 0 and overt((q, k, v)):
+        found = _bare(q, k, v, bias)
+        if found is not None:
+            return found
     operands, options = checked(q, k, v, bias, p, scale, key)
     return ATTENTION.bind(*operands, **options, backend=backend)  # type: ignore[return-value]
+
+
+def _bare(q: Tensor, k: Tensor, v: Tensor, bias: Bias | Tensor | None) -> tuple[Tensor, Tensor] | None:
+    """A call with nothing but bounds that are kept, by the shortest road that takes it; None if there is none."""
+    c = _UNBOUNDED if bias is None else _bounds(bias, q, k)
+    if c is None:
+        return None
+    if q.is_cpu and (swift := ATTENTION.swift) is not None:
+        out, lse = swift(q, k, v, c[0], c[1])
+        if out is not None:
+            return out, lse  # type: ignore[return-value]
+    if plain((q, k, v)) and _fit(q.shape, k.shape, v.shape, q.dtype, k.dtype, v.dtype, q.device, k.device, v.device):
+        return ATTENTION.direct((q, k, v), c, p=0.0, scale=q.shape[-1] ** -0.5)  # type: ignore[return-value]
+    return None
+
+
+_UNBOUNDED = (None, None, None)
 
 
 @lru_cache(maxsize=1024)

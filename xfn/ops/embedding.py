@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from .._core.case import Case, beside
-from .._core.kernel import plain
 from .._core.kinds import check_kinds, check_tensors, is_integer
+from .._core.levels import plain
 from .._core.params import taken
 from .._core.shapes import Signature
 from ._init import normal

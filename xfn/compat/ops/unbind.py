@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..._core.kernel import plain, records
+from ..._core.levels import plain, records
 
 
 def unbind(x: Tensor, dim: int) -> tuple[Tensor, ...]:

@@ -2,6 +2,7 @@
 
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -11,6 +12,22 @@ from ..._core.library import texts
 PATH = Path(__file__).parent.parent.parent / "_cpu.so"
 LIBRARY = torch.library.Library("xfn_cpu", "IMPL")
 BUILD = "build it with a C++20 compiler: pip install --no-build-isolation ."
+
+
+RELEASE = torch.__version__.partition("+")[0]
+
+
+@cache
+def autograd() -> Any:
+    """The op of the library for autograd, or why there is none: torch's autograd has no stable ABI, so there is a file
+    for each release."""
+    path = PATH.with_name(f"_autograd.{RELEASE}.so")
+    try:
+        texts(path, BUILD)
+    except ImportError as error:
+        return str(error)
+    torch.ops.load_library(path)
+    return torch.ops.xfn_autograd.attention.default
 
 
 @cache

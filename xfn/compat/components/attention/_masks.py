@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ...._core.kernel import plain
+from ...._core.levels import plain
 from ....parts._patterns import FEW
 from ....sparsity import Csr
 from ._sputnik_sparse import SparseCS

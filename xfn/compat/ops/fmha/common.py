@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from ...._core.dispatch import Call, reasons
-from ...._core.kernel import plain
 from ...._core.kinds import FLOATS
+from ...._core.levels import plain
 from ....bias import Bias, dense
 from ....ops._calls import checked
 from ....ops.attention import ATTENTION
