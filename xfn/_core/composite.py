@@ -42,7 +42,7 @@ def push(f: Function, at: Outs, tangents: Outs) -> Outs:
 
 
 class Composite:
-    """``forward backward jvp hvp jvp2`` of a reference, on the groups that ``primitive.py`` lists."""
+    """``forward dual backward jvp hvp jvp2`` of a reference, on the groups that ``primitive.py`` lists."""
 
     def __init__(self, signature: Signature, reference: Function) -> None:
         self.signature, self.reference = signature, reference
@@ -53,6 +53,10 @@ class Composite:
     def backward(self, x: Group, c: Group, y: Group, dy: Group, needs: Sequence[bool], **options: float) -> Grads:
         at = _Point(self, x, c, y, options, outputs=[dy])
         return at.grads(pull(at.f, at.x, at.outputs(dy)), needs)
+
+    def dual(self, x: Group, c: Group, tx: Group, **options: float) -> Outs:
+        y = self.forward(x, c, **options)
+        return *y, *self.jvp(x, c, y, tx, **options)
 
     def jvp(self, x: Group, c: Group, y: Group, tx: Group, **options: float) -> Outs:
         at = _Point(self, x, c, y, options, operands=[tx])

@@ -33,5 +33,9 @@ class Definition(Protocol):
 
     def jvp(self, args: Args, outs: Outs, tangents: Grads) -> Grads: ...
 
+    def both(self, args: Args, tangents: Grads) -> tuple[Outs, Grads] | None:
+        """The outputs and their tangents at once, by an op that gives both; None: there is none."""
+        ...
+
     def composite(self, *args: Any) -> Grads | None:
         """The op in plain torch, to be differentiated instead of it in forward mode; None: there is a rule."""

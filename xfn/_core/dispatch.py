@@ -9,7 +9,7 @@ on such a device whose operands and constants are those named in ``given``, so t
 import importlib
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from types import ModuleType
 from typing import Any
@@ -77,6 +77,16 @@ def at_once(
         return None
     certain = getattr(kernels, "certain", None)
     return getattr(kernels, member, None) if certain and certain(device.type, given) else None
+
+
+def whole(backends: Sequence[str], call: Call, part: str, backend: str | None) -> Any:
+    """The function that runs ``call``, if the backend that would run its ``part`` has one; otherwise None."""
+    for name in (backend,) if backend else backends:
+        if not reasons(name, call):
+            return getattr(module(name, call.op), call.member)
+        if not reasons(name, replace(call, member=part)):
+            return None
+    return None
 
 
 def choose(backends: Sequence[str], call: Call, backend: str | None) -> Any:

@@ -34,7 +34,7 @@ from .definition import Args as Args
 from .definition import Definition
 from .definition import Grads as Grads
 from .definition import Outs as Outs
-from .levels import UNPACK, plain, requires_grad
+from .levels import UNPACK, looped, plain, requires_grad
 
 LIBRARY = torch.library.Library("xfn", "FRAGMENT")
 
@@ -136,8 +136,10 @@ class RawOp:
         if instead is not None:
             return _filled(args, instead)
         primals = [primal for primal, _ in pairs]
-        outs = self._reverse(keys, primals, args)
-        dots = self.definition.jvp(primals, outs, tangents)
+        recorded = torch.is_grad_enabled() and requires_grad(args)  # then what is saved must be duals
+        both = None if recorded or looped() else self.definition.both(primals, tangents)
+        outs = both[0] if both else self._reverse(keys, primals, args)
+        dots = both[1] if both else self.definition.jvp(primals, outs, tangents)
         return tuple(out if dot is None else MAKE(out, dot, level=0) for out, dot in zip(outs, dots, strict=True))
 
     def _reverse(self, keys: Any, args: Args, duals: Args) -> Outs:

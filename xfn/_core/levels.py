@@ -37,7 +37,7 @@ PLAIN = TENSORS | {type(None), int, float, str}
 """Types of arguments behind which nothing hides."""
 UNPACK = torch._VF._unpack_dual  # to look it up takes longer than to call it
 AUTOGRAD: Any = _C.DispatchKey.AutogradCPU
-BATCHED: Any = _C._parse_dispatch_key("VmapMode")  # what is_grads_batched turns on
+BATCHED: Any = _C._parse_dispatch_key("VmapMode")
 
 
 def levels() -> list[str]:
@@ -73,12 +73,17 @@ def overt(args: Args) -> bool:
     )
 
 
+def looped() -> bool:
+    """Whether torch's older vmap is on, that of ``is_grads_batched`` and gradcheck, which makes a loop of every op."""
+    return _dispatch_tls_is_dispatch_key_included(BATCHED)
+
+
 def plain(args: Args) -> bool:
     """Whether the dispatcher would find ordinary tensors and nothing else to do: no compilation, tracing, transform,
     mode, autocast or tangent."""
     return (
         overt(args)
-        and not _dispatch_tls_is_dispatch_key_included(BATCHED)
+        and not looped()
         and not _is_any_autocast_enabled()
         and _get_tracing_state() is None
         and forward_ad._current_level < 0

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .composite import pull
 from .definition import bits
-from .dispatch import Call, at_once, choose
+from .dispatch import Call, at_once, choose, whole
 from .kernel import Args, Grads, Outs, RawOp, Short
 from .kinds import wide
 from .levels import plain, records
@@ -35,6 +35,12 @@ GROUPS = {
     "ty": ("y", "t_", False), "uy": ("y", "u_", False), "wy": ("y", "w_", False),
     "dy": ("y", "d_", True), "tdy": ("y", "td_", True),
 }  # fmt: skip
+
+
+def halves(both: Sequence[Any]) -> tuple[Any, Any]:
+    """Outputs, and their tangents or what else belongs to each."""
+    count = len(both) // 2
+    return both[:count], both[count:]
 
 
 class Member:
@@ -56,12 +62,16 @@ class Member:
         rules: tuple[Vjp, Jvp | None] | None = None,
         composite: Callable[..., Any] | None = None,
         adjoint: "Member | None" = None,
+        dual: "Member | None" = None,
+        apart: Callable[..., Outs] | None = None,
     ) -> None:
+        """``dual``: the op that gives these outputs and their tangents; ``apart``: how such an op is done by others."""
         self.primitive, self.member, self.name = primitive, member, f"{primitive}_{member}"
         self.groups = groups.split()
         self.signature, self.backends, self.inward = signature, tuple(backends), inward
         self.options = tuple(o.split()[-1] for o in options)
-        self._rules, self._composite, self.adjoint = rules, composite, adjoint
+        self._rules, self._composite, self.adjoint, self._dual, self._apart = rules, composite, adjoint, dual, apart
+        self.outputs = [*signature.outputs] * (2 if apart else 1)
         rows = {"x": signature.operands, "c": signature.constants, "y": signature.outputs}
         chosen = [(rows[of], prefix, absent) for of, prefix, absent in (GROUPS[g] for g in self.groups)]
         ends = list(accumulate((len(row) for row, _, _ in chosen), initial=0))
@@ -73,7 +83,7 @@ class Member:
         optional = [absent or o.optional for row, _, absent in chosen for o in row]
         tensors = [f"Tensor{'?' * maybe} {name}" for name, maybe in zip(self.names, optional, strict=True)]
         numbers = [*(o if " " in o else f"float {o}" for o in options), "str? backend", *["int need"] * inward]
-        returns = ["Tensor"] * len(rows["x" if inward else "y"])
+        returns = ["Tensor"] * len(signature.operands if inward else self.outputs)
         self.schema = f"({', '.join(tensors + numbers)}) -> ({', '.join(returns)})"
         self.certain = cache(self._certain)
         self.op = RawOp(self)
@@ -140,7 +150,11 @@ class Member:
         """The kernel for a call that must be looked at."""
         *numbers, backend = flat[self.numbers]
         tensors, options = dict(zip(self.names, flat, strict=False)), dict(zip(self.options, numbers, strict=True))
-        return choose(self.backends, Call(self.primitive, self.member, tensors, options, self.needed(flat)), backend)  # type: ignore[no-any-return]
+        call = Call(self.primitive, self.member, tensors, options, self.needed(flat))
+        if self._apart is None:
+            return choose(self.backends, call, backend)  # type: ignore[no-any-return]
+        found = whole(self.backends, call, "forward", backend)
+        return found or (lambda *groups, **options: self._apart("compute", *groups, (*options.values(), backend)))
 
     # What the dispatcher asks for: `kernel.Definition`.
 
@@ -156,7 +170,7 @@ class Member:
         sizes, batch = self.signature.sizes(tensors), batch_of(self.operands, tensors)
         return tuple(
             first.new_empty((*batch, *(sizes[d] for d in o.dims)), dtype=wide(first.dtype) if o.wide else first.dtype)
-            for o in self.signature.outputs
+            for o in self.outputs
         )
 
     def vmap(self, info: Any, in_dims: Sequence[int | None], *flat: Any) -> tuple[Outs, tuple[int | None, ...]]:
@@ -178,6 +192,9 @@ class Member:
             if lifted[i] is not flat[i]:
                 ones = depth - (lifted[i].dim() - operand.rank - 1)
                 lifted[i] = lifted[i][(slice(None), *[None] * ones)]
+        if self._apart and all(d is None for d in in_dims[: self.slices[1].stop]):  # one value, many tangents
+            groups, options = self.split(lifted)
+            return self._apart("op", *groups, options), tuple(dim for dim in (None, 0) for _ in self.signature.outputs)
         outs = self.op(*lifted)
         if not self.inward:
             return outs, (0,) * len(outs)
@@ -200,6 +217,13 @@ class Member:
         assert self._rules[1] is not None
         groups, options = self.split(args)
         return self._rules[1](groups, outs, self.split(tangents)[0], self.needed(args), options)
+
+    def both(self, args: Args, tangents: Grads) -> tuple[Outs, Grads] | None:
+        if self._dual is None:
+            return None
+        groups, options = self.split(args)
+        y, ty = halves(self._dual(*groups, self.split(tangents)[0][0], options=options))
+        return y, ty
 
     def composite(self, *flat: Any) -> Grads | None:
         return None if self._composite is None else self.run(self._composite, flat)

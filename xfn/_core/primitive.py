@@ -4,14 +4,16 @@ A primitive is a function y = f(x; c) of differentiated operands x and constants
 torch. Its family of raw ops is closed under differentiation to second order; with J the Jacobian of f at x,
 
     forward   x c                    y
+    dual      x c tx                 y and J tx, in one pass where a kernel has it
     backward  x c y dy               Jᵀ dy
     jvp       x c y tx               J tx                              the tangent of y along tx
     hvp       x c y ty dy tx tdy     d(Jᵀ dy) along (tx, tdy)          with ty = J tx
     jvp2      x c y uy wy ux wx      d²f along ux and wx               with uy = J ux, wy = J wx
 
-and because second derivatives are symmetric, five ops are enough:
+and because second derivatives are symmetric, these are enough:
 
-    forward   vjp: backward                        jvp: jvp
+    forward   vjp: backward                        jvp: dual, or jvp
+    dual      vjp: hvp, and backward               jvp: jvp, and that of jvp
     backward  vjp: hvp along u, and jvp along u    jvp: hvp
     jvp       vjp: hvp, and backward               jvp: jvp2, plus jvp along the tangent's tangent
     hvp jvp2                                       the reference, differentiated by torch
@@ -32,7 +34,7 @@ from .composite import Composite
 from .dispatch import OVERRIDE, module
 from .kernel import Grads, Outs
 from .levels import records
-from .member import Groups, Member, Options
+from .member import Groups, Member, Options, halves
 from .shapes import Signature
 
 Needs = Sequence[Sequence[bool]]
@@ -41,8 +43,11 @@ Needs = Sequence[Sequence[bool]]
 class Primitive:
     """A function with kernels; ``bind`` calls it, ``reference`` defines it, ``family`` holds its raw ops.
 
-    Options are floats; one of another type is written with it, as ``"str activation"``.
+    Options are floats; one of another type is written with it, as ``"str activation"``. ``dual`` is beside the family,
+    for a backend may lack it: then forward and jvp run one after the other.
     """
+
+    dual: Member | None = None
 
     def __init__(
         self,
@@ -66,8 +71,9 @@ class Primitive:
         self.backward = member(
             "backward", groups="x c y dy", inward=True, rules=(self._backward_vjp, self._backward_jvp)
         )
+        self.dual = member("dual", groups="x c tx", rules=(self._dual_vjp, self._dual_jvp), apart=self._apart)
         self.forward = member(
-            "forward", groups="x c", rules=(self._forward_vjp, self._forward_jvp), adjoint=self.backward
+            "forward", groups="x c", rules=(self._forward_vjp, self._forward_jvp), adjoint=self.backward, dual=self.dual
         )
         self.jvp = member("jvp", groups="x c y tx", rules=(self._jvp_vjp, self._jvp_jvp))
         self.hvp = member("hvp", groups="x c y ty dy tx tdy", inward=True, composite=self.composite.hvp)
@@ -116,6 +122,24 @@ class Primitive:
     def _forward_jvp(self, at: Groups, y: Outs, along: Groups, _: Sequence[bool], options: Options) -> Grads:
         x, c = at
         return self.jvp(x, c, y, along[0], options=options)
+
+    def _apart(self, how: str, x: Grads, c: Grads, tx: Grads, options: Options) -> Outs:
+        """What dual gives, one after the other: by their kernels, ``compute``, or by their ops, ``op``."""
+        y = getattr(self.forward, how)(*x, *c, *options)
+        return *y, *getattr(self.jvp, how)(*x, *c, *y, *tx, *options)
+
+    def _dual_vjp(self, at: Groups, both: Outs, dboth: Grads, needs: Needs, options: Options) -> Sequence[Grads]:
+        (x, c, tx), (y, ty), (dy, dty) = at, halves(both), halves(dboth)
+        if all(t is None for t in dty):
+            return [self.backward(x, c, y, dy, options=options, needs=needs[0])]
+        grads = self.hvp(x, c, y, ty, dty, tx, dy, options=options, needs=needs[0])
+        return [grads, [None] * len(c), self.backward(x, c, y, dty, options=options, needs=needs[2])]
+
+    def _dual_jvp(self, at: Groups, both: Outs, along: Groups, _: Sequence[bool], options: Options) -> Grads:
+        (x, c, tx), (y, ty), (wx, wc, wtx) = at, halves(both), along
+        moves = any(t is not None for t in wx)
+        wy = self.jvp(x, c, y, wx, options=options) if moves else [None] * len(y)
+        return *wy, *self._jvp_jvp((x, c, y, tx), ty, (wx, wc, wy, wtx), (), options)
 
     def _backward_vjp(self, at: Groups, _: Outs, u: Grads, needs: Needs, options: Options) -> Sequence[Grads]:
         x, c, y, dy = at

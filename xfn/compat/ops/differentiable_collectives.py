@@ -46,6 +46,9 @@ class Collective:
     def jvp(self, args: Args, outs: Outs, tangents: Grads) -> Grads:
         return OPS[self.name](tangents[0], args[1])
 
+    def both(self, args: Args, tangents: Grads) -> None:
+        """There is no such op."""
+
     def composite(self, *args: Any) -> None:
         """There is a rule."""
 

@@ -6,6 +6,7 @@
 namespace {
 
 using Pair = std::tuple<Tensor, Tensor, bool>;  // and whether a number is not finite
+using Four = std::tuple<Tensor, Tensor, Tensor, Tensor, bool>;
 using Five = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, bool>;
 
 // One call: the problem, and what its pointers point to.
@@ -279,6 +280,15 @@ Pair forward(OPERANDS, double scale, int64_t threshold, int64_t size) {
   BEGIN((void)0);
   return outward(call, xfn::Member::forward);
 }
+Four dual(OPERANDS, TANGENT(t_), double scale, int64_t threshold, int64_t size) {
+  STD_TORCH_CHECK(!key, "a tangent is not carried along where weights are dropped");
+  BEGIN((MEET_T(t_)));
+  SET_T(p.u, t_);
+  Tensor t_out = call.empty({p.M, p.H, p.V}), t_lse = call.empty({p.H, p.M}, true);
+  p.tout = t_out.mutable_data_ptr(), p.tlse = t_lse.mutable_data_ptr();
+  auto [out, lse, broken] = outward(call, xfn::Member::dual);
+  return {out, lse, t_out, t_lse, broken};
+}
 Five backward(OPERANDS, OUTPUTS(), COTANGENT(d_), double scale, int64_t threshold, int64_t size, int64_t need) {
   BEGIN((MEET_Y(), MEET_Y(d_)));
   SET_Y(p.y, ), SET_Y(p.dy, d_);
@@ -335,6 +345,7 @@ STABLE_TORCH_LIBRARY(xfn_cpu, m) {
   m.def("attention_bare_backward(Tensor q, Tensor k, Tensor v, Tensor? lo, Tensor? hi" S_OUTPUTS("")
             S_COTANGENT("d_") ", float scale, int need) -> (Tensor, Tensor, Tensor, bool, bool)");
   m.def("attention_backward(" S_OPERANDS S_OUTPUTS("") S_COTANGENT("d_") S_END S_INWARD);
+  m.def("attention_dual(" S_OPERANDS S_TANGENT("t_") S_END ") -> (Tensor, Tensor, Tensor, Tensor, bool)");
   m.def("attention_jvp(" S_OPERANDS S_OUTPUTS("") S_TANGENT("t_") S_END S_OUTWARD);
   m.def("attention_hvp(" S_OPERANDS S_OUTPUTS("") S_OUTPUTS("ty_") S_COTANGENT("d_") S_TANGENT("t_") S_COTANGENT("td_")
             S_END S_INWARD);
@@ -346,6 +357,7 @@ STABLE_TORCH_LIBRARY_IMPL(xfn_cpu, CPU, m) {
   m.impl("attention_bare", TORCH_BOX(&bare));
   m.impl("attention_bare_backward", TORCH_BOX(&bare_backward));
   m.impl("attention_backward", TORCH_BOX(&backward));
+  m.impl("attention_dual", TORCH_BOX(&dual));
   m.impl("attention_jvp", TORCH_BOX(&jvp));
   m.impl("attention_hvp", TORCH_BOX(&hvp));
   m.impl("attention_jvp2", TORCH_BOX(&jvp2));

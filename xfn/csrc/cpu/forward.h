@@ -62,7 +62,8 @@ struct Task {
   }
 };
 
-template <class Kind> size_t forward(const Problem& p, int64_t index, Arena arena) {
+// `Tangent`: what is carried along, Moves or nothing.
+template <class Kind, class Tangent> size_t forward(const Problem& p, int64_t index, Arena arena) {
   typedef typename Kind::S S;
   const bool counts = !arena.front;
   const Task task = Task::of<Kind>(p, index);
@@ -78,7 +79,10 @@ template <class Kind> size_t forward(const Problem& p, int64_t index, Arena aren
   const auto keys = [&, n0 = n0, n1 = n1](const Sequence& t, long features, bool by_key, bool often) {
     return Keys<Kind>::of(t, task.b, task.g, n0, n1, features, by_key, often, arena);
   };
-  auto k = keys(x.k, p.K, false, rows > 2 * LANES), v = keys(x.v, p.V, true, Kind::PAIR == 1 && rows > 16);
+  const bool often = Kind::PAIR == 1 && rows > 16;
+  auto k = keys(x.k, p.K, false, Tangent::some ? often : rows > 2 * LANES), v = keys(x.v, p.V, true, often);
+  Tangent tangent(p, arena);
+  tangent.set(keys(p.u.k, p.K, false, often), keys(p.u.v, p.V, true, often));
   if (counts) return arena.used;
 
   // Products become logits in base 2: at once where nothing is added, else when that is. A mask adds nothing.
@@ -105,10 +109,9 @@ template <class Kind> size_t forward(const Problem& p, int64_t index, Arena aren
     k.reach(tile.last), v.reach(tile.last);
     tile.pack_lanes(x.q, p.K, q);
     softmax.begin(), o.begin();
+    tangent.begin(tile);
     const auto smaller = [&](int row, int u, Vec<S> by) {
-      w.shrink(row, u * L<S>, by);
-      S* at = o.at + u * L<S>;
-      for (long f = 0; o.has(u) && f < p.V; f++, at += LANES) store(at, load(at) * by);
+      w.shrink(row, u * L<S>, by), o.shrink(u, by), tangent.shrink(u, by);
     };
 
     for (tile.start(); tile.advance();) {
@@ -129,12 +132,8 @@ template <class Kind> size_t forward(const Problem& p, int64_t index, Arena aren
         }
       }
 
-      tile.sum([&](const Run& r) {
-        const long l0 = r.v0 * L<S>;
-        gemm<Kind>(v.pairs_at(r.n + r.at), 1, v.column, w.keys + r.at / Kind::PAIR * LANES + l0, LANES,
-                   (r.rows + Kind::PAIR - 1) / Kind::PAIR, o.at + l0, LANES, p.V, (r.v1 - r.v0) * L<S>,
-                   o.add(r.v0, r.v1), beside);
-      });
+      o.mix(tile, v, w, beside);
+      tangent.block(tile, k, v, q, w);
     }
     o.end();
 
@@ -147,6 +146,7 @@ template <class Kind> size_t forward(const Problem& p, int64_t index, Arena aren
     }
     tile.write(o.at, p.V, shrink, p.out);
     tile.write(lse, p.lse);
+    tangent.end(tile, o.at, shrink);
   }
   return arena.used;
 }

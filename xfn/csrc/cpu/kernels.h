@@ -11,6 +11,7 @@ namespace xfn {
 #include "walk.h"
 #include "bias.h"
 #include "softmax.h"
+#include "dual.h"
 #include "forward.h"
 #include "few.h"
 #include "decode.h"
@@ -30,7 +31,9 @@ namespace {
 template <class Kind> size_t task(const Problem& p, Member member, int64_t index, Arena arena) {
   switch (member) {
     case Member::forward:
-      return forward<Kind>(p, index, arena);
+      return forward<Kind, Rests<Kind>>(p, index, arena);
+    case Member::dual:
+      return forward<Kind, Moves<Kind>>(p, index, arena);
     case Member::decode:
       return Decode<Kind>(p).run(index, arena);
     case Member::merge:

@@ -219,6 +219,8 @@ template <class Kind> struct Keys {
   long length = 0, end = 0, reached = 0;  // of the source; keys behind the first
 };
 
+template <class Kind> struct Weights;
+
 // [features][LANES] that products are added to; at first there is nothing.
 template <class Kind> struct Sums {
   typedef typename Kind::S S;
@@ -243,6 +245,21 @@ template <class Kind> struct Sums {
   void clear(int v) const {
     for (long f = 0; f < features; f++) store(at + f * LANES + v * L<S>, Vec<S>{});
   }
+  // Adds a block's products of values and weights. `beside`: as in gemm.
+  template <class Tile, class Beside = Alone>
+  void mix(const Tile& tile, const Keys<Kind>& v, const Weights<Kind>& w, const Beside& beside = {}) {
+    if (!v) return;
+    tile.sum([&](const auto& r) {
+      const long l0 = r.v0 * L<S>;
+      gemm<Kind>(v.pairs_at(r.n + r.at), 1, v.column, w.keys + r.at / Kind::PAIR * LANES + l0, LANES,
+                 (r.rows + Kind::PAIR - 1) / Kind::PAIR, at + l0, LANES, features, (r.v1 - r.v0) * L<S>,
+                 add(r.v0, r.v1), beside);
+    });
+  }
+  void shrink(int v, Vec<S> by) const {
+    S* to = at + v * L<S>;
+    for (long f = 0; has(v) && f < features; f++, to += LANES) store(to, load(to) * by);
+  }
 };
 
 // A matrix [key][lane] of weights and what products take: pairs of lanes in a row, and pairs of keys in a lane. Without
@@ -258,6 +275,15 @@ template <class Kind> struct Weights {
     if (Kind::PAIR == 2 && as_keys) keys = arena.take<S>(up(block, 2) * LANES / 2);
   }
   S* row(long n) const { return numbers + n * LANES; }
+  // As it is multiplied: a half of a pair, where there are only those.
+  INLINE Vec<S> number(long n, long at) const {
+    if constexpr (Kind::PAIR == 1) {
+      return load(row(n) + at);
+    } else {
+      const Vec<uint32_t> two = cast<Vec<uint32_t>>(load(keys + n / 2 * LANES + at));
+      return cast<Vec<S>>(n % 2 ? two & 0xffff0000 : two << 16);
+    }
+  }
   // Rows before n, times numbers by lane.
   void shrink(long n, long at, Vec<S> by) const {
     if (read || Kind::PAIR == 1 || keys == numbers)

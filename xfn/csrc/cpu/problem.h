@@ -62,7 +62,10 @@ struct Outputs {  // y, a tangent or a cotangent of y
   Rows lse;
 };
 
-enum class Member : int { forward, backward, jvp, hvp, jvp2, dense, dense2, gather, decode, merge };  // dense2: of hvp
+enum class Member : int {
+  forward, dual, backward, jvp, hvp, jvp2,
+  dense, dense2, gather, decode, merge  // parts of them; dense2: of hvp
+};
 
 struct Problem {
   int64_t B, M, N, H, G, K, V;
@@ -78,14 +81,14 @@ struct Problem {
   const int64_t* key_batch;
 
   // Results, contiguous with batch first. Gradients are one per example.
-  void *out, *dq, *dk, *dv;
+  void *out, *tout, *dq, *dk, *dv;
   void* dense;           // in the dtype of sums, [slices, M or 1, N or 1]: examples and heads that share their bias
   const int64_t* slice;  // share a slice, slice[b * H + h]
   int64_t slices, dense_M, dense_N;
   // Each query and key of an example and head has a number in `dense`: alone, and in the dtype of the operands where
   // the bias is; or in turns, which one task after another adds to.
   bool alone, turns;
-  void *lse, *slopes;         // in the dtype of sums; slopes one per query, [B, H, M]
+  void *lse, *tlse, *slopes;  // in the dtype of sums; slopes one per query, [B, H, M]
   std::atomic<bool>* broken;  // set where a result is not finite
   int64_t chunks;             // into which the tiles of a head are cut, one task each
   int64_t turns_B, turns_G;   // examples and key heads that follow one another, or 1

@@ -56,25 +56,15 @@ template <class Kind, bool second> size_t tangent(const Problem& p, int64_t inde
     for (tile.start(); tile.advance();) {
       for (const Run& r : tile) {
         const long n = r.n;
-        const long width = (r.v1 - r.v0) * L<S>, l0 = r.v0 * L<S>, key = n + r.at;
-        const auto product = [&](const Keys<Kind>& a, const S* b, S* to, bool add) {
-          if (!a || !b) return add;
-          gemm<Kind>(a.at(key), a.row, 1, b + l0, LANES, a.words(), to + r.at * LANES + l0, LANES, r.rows, width, add);
-          return true;
-        };
-        const auto move = [&](const Operands& x, const Keys<Kind>& tk, const S* tq, const Weights<Kind>& to) {
-          const bool some = product(tk, q, to.numbers, product(k, tq, to.numbers, false));
-          if (!some)
-            for (int j = r.at; j < r.at + r.rows; j++) std::memset(to.row(j), 0, LANES * sizeof(S));
-          if (x.dense.data || x.slopes.data) tile.add(x, scale, to.numbers, r, n);
-        };
-        product(k, q, P.numbers, false);
+        product(r, k, q, P.numbers, false);
         if (biased) tile.add(p.x, scale, P.numbers, r, n);
         if (r.masked) tile.mask(P.numbers, r, n);
         if (kept) tile.keep(kept, r, n);
-        move(p.u, uk, uq, U);
+        slide(tile, r, p.u, k, uk, q, uq, scale, U.numbers);
         bool bent = false;
-        if (second) move(w, wk, wq, W), bent = product(uk, wq, T.numbers, product(wk, uq, T.numbers, false));
+        if (second)
+          slide(tile, r, w, k, wk, q, wq, scale, W.numbers),
+              bent = product(r, uk, wq, T.numbers, product(r, wk, uq, T.numbers, false));
 
         const auto weigh = [&]<bool guarded, bool drops>(std::bool_constant<guarded>, std::bool_constant<drops>) {
           for (int u = r.v0; u < r.v1; u++) {
@@ -113,19 +103,10 @@ template <class Kind, bool second> size_t tangent(const Problem& p, int64_t inde
         else
           weigh(std::false_type{}, std::false_type{});
       }
-      const auto mix = [&](const Keys<Kind>& a, const Weights<Kind>& b) {
-        if (!a) return;
-        tile.sum([&](const Run& r) {
-          const long l0 = r.v0 * L<S>;
-          gemm<Kind>(a.pairs_at(r.n + r.at), 1, a.column, b.keys + r.at / Kind::PAIR * LANES + l0, LANES,
-                     (r.rows + Kind::PAIR - 1) / Kind::PAIR, o.at + l0, LANES, p.V, (r.v1 - r.v0) * L<S>,
-                     o.add(r.v0, r.v1), beside);
-        });
-      };
       if (second)
-        mix(v, P), mix(wv, U), mix(uv, W);
+        o.mix(tile, v, P, beside), o.mix(tile, wv, U, beside), o.mix(tile, uv, W, beside);
       else
-        mix(v, U), mix(uv, P);
+        o.mix(tile, v, U, beside), o.mix(tile, uv, P, beside);
     }
     o.end();
 

@@ -29,9 +29,9 @@ Results = Sequence[Any]
 
 SWIFT = None if isinstance(autograd(), str) else autograd()
 DETAIL = isa() if SWIFT else f"{isa()}; reverse mode in Python, for {autograd()}"
-BARE, BARE_BACKWARD, FORWARD, BACKWARD, JVP, HVP, JVP2 = (
+BARE, BARE_BACKWARD, FORWARD, DUAL, BACKWARD, JVP, HVP, JVP2 = (
     getattr(torch.ops.xfn_cpu, f"attention_{member}").default
-    for member in ("bare", "bare_backward", "forward", "backward", "jvp", "hvp", "jvp2")
+    for member in ("bare", "bare_backward", "forward", "dual", "backward", "jvp", "hvp", "jvp2")
 )
 
 
@@ -63,6 +63,19 @@ def forward(x: Group, c: Group, *, p: float, scale: float, block: float = 0.0) -
     numbers = _numbers(c, p, scale, block)
     call = lambda x, y, marks: FORWARD(*_wide(x[0], x[0]), *_given(c, marks), *numbers)
     return _run(call, c, [x], [])
+
+
+def dual(x: Group, c: Group, tx: Group, *, p: float, scale: float, block: float = 0.0) -> Sequence[Tensor]:
+    """One after the other where weights are dropped, and where what is not finite is hidden: of a tangent, that must
+    not show in the value."""
+    if c[2] is None:
+        [moved, moves], tiled, size = _tiled(None if block else counted(x, c), [x, tx], c, block)
+        args = (*_wide(moved, moved), *_given(tiled, (None, None)), *_wide(moves, moved))
+        out, lse, t_out, t_lse, leaked = DUAL(*args, *_numbers(tiled, p, scale, size))
+        if not (leaked and (x[3] is not None or _hides(tiled))):
+            return out, lse, t_out, t_lse
+    y = forward(x, c, p=p, scale=scale, block=block)
+    return *y, *jvp(x, c, y, tx, p=p, scale=scale, block=block)
 
 
 def backward(

@@ -3,6 +3,7 @@
 from .attention import DETAIL as DETAIL
 from .attention import backward as backward
 from .attention import certain as certain
+from .attention import dual as dual
 from .attention import forward as forward
 from .attention import hvp as hvp
 from .attention import jvp as jvp

@@ -37,7 +37,7 @@ def isa() -> str:
     if name == "unknown":
         raise ImportError("XFN_ISA names no instruction set: it is one of avx512bf16, avx512, avx2, portable")
     torch.ops.load_library(PATH)
-    for op in ("bare", "bare_backward", "forward", "backward", "jvp", "hvp", "jvp2"):
+    for op in ("bare", "bare_backward", "forward", "dual", "backward", "jvp", "hvp", "jvp2"):
         LIBRARY.impl(f"attention_{op}", torch.library.fallthrough_kernel, "Autograd")  # autograd ends where they begin
     return name
 
