@@ -20,7 +20,7 @@ kernel."""
 
 SERIAL = re.compile(r"\((C75\d\d)\)")
 """What the assembler says where each product of a warp group waits for the one before it, and by its number why."""
-STARTED = "C7515", ("forward", "by_keys", "turn_queries", "bend")
+STARTED = "C7515", ("forward", "bend")
 """The reason that a sum is begun by what is no product, and the kernels where at some tiles that is known and left."""
 
 

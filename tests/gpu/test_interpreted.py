@@ -109,6 +109,25 @@ def test_maps_and_batches_of_any_rank_are_strides() -> None:
             assert all(torch.allclose(a[i, j], b, atol=1e-5) for a, b in zip(mapped, alone, strict=True))
 
 
+@pytest.mark.parametrize("wanted", [(0,), (1,), (2,), (1, 2), (0, 1, 2)])
+def test_a_gradient_is_one_launch_of_what_is_wanted(wanted: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind that of δ: a program for each of four tiles of queries, and of four of keys; so is how it moves."""
+    launch = pytest.importorskip("xfn.kernels.triton.attention.launch")
+    found, run = [], launch.Launch.run
+
+    def noted(call: Any, kernel: Any, programs: int, *args: Any, **options: Any) -> None:
+        found.append((kernel.__name__, programs))
+        run(call, kernel, programs, *args, **options)
+
+    monkeypatch.setattr(launch.Launch, "run", noted)
+    x = tuple(torch.randn(3, 20, 2, 8))
+    slope = func.grad(lambda *x: xfn.attention(*x, backend="triton").sum(), wanted)
+    func.jvp(lambda *x: slope(*x), x, x)
+    programs = 4 * (0 in wanted) + 4 * (wanted != (0,))
+    behind = [launched for launched in found if launched[0] not in ("forward", "tangent")]
+    assert behind == [("deltas", 4), ("gradient", programs), ("deltas", 4), ("turn", programs)]
+
+
 @pytest.mark.parametrize(
     "attend", [xfn.attention, partial(xfn.blocksparse_attention, layout.strided(20, block=8, stride=2))]
 )

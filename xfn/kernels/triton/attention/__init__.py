@@ -18,11 +18,11 @@ from .._target import DEVICES
 from .._tile import View
 from .bend import bend
 from .config import on_hopper
-from .curvature import turn_bias, turn_keys, turn_queries
+from .curvature import turn, turn_bias
 from .forward import forward as _forward
-from .gradient import by_bias, by_keys, by_queries
+from .gradient import by_bias, deltas, gradient
 from .launch import Group, Launch, Maybe, fit
-from .logits import Extent
+from .logits import Extent, Outputs
 from .tangent import tangent
 
 WIDEST = 1024
@@ -63,8 +63,9 @@ def backward(
     x: Group, c: Group, y: Group, dy: Group, needs: Sequence[bool], *, p: float, scale: float, block: float = 0.0
 ) -> list[Maybe]:
     call = Launch(x, c, p, scale, block, ys=[y, dy])
-    delta = call.row(call.new(call.size.H, call.size.M, dtype=torch.float32))
-    return _gradients(call, x, needs, (by_queries, by_keys, by_bias), call.x, call.pair(y), call.pair(dy), delta)
+    of_y, of_dy = call.pair(y), call.pair(dy)
+    args = call.x, of_y, of_dy, *_deltas(call, of_y, of_dy)
+    return _gradients(call, x, needs, "by", (gradient, by_bias), *args)
 
 
 def jvp(
@@ -82,9 +83,10 @@ def hvp(
     *, p: float, scale: float, block: float = 0.0,
 ) -> list[Maybe]:  # fmt: skip
     call = Launch(x, c, p, scale, block, [tx], [y, ty, dy, tdy])
-    delta, tdelta = (call.row(call.new(call.size.H, call.size.M, dtype=torch.float32)) for _ in range(2))
-    args = call.x, call.moves(tx), *map(call.pair, (y, ty, dy, tdy)), delta, tdelta
-    return _gradients(call, x, needs, (turn_queries, turn_keys, turn_bias), *args)
+    of_y, of_ty, of_dy, of_tdy = map(call.pair, (y, ty, dy, tdy))
+    found = _deltas(call, of_y, of_dy, of_ty, of_tdy)
+    args = call.x, call.moves(tx), of_y, of_ty, of_dy, of_tdy, *found
+    return _gradients(call, x, needs, "turn", (turn, turn_bias), *args)
 
 
 def jvp2(
@@ -108,20 +110,30 @@ def jvp2(
     return ty
 
 
-def _gradients(call: Launch, x: Group, needs: Sequence[bool], kernels: Sequence[Any], *args: object) -> list[Maybe]:
-    """What three kernels sum: over keys, which is first for it leaves numbers of rows behind in args; over queries; and
-    over what shares a bias."""
+def _deltas(call: Launch, y: Outputs, dy: Outputs, *moved: Outputs) -> list[View]:
+    """δ, and with the tangents of both its own."""
+    found = [call.row(call.new(call.size.H, call.size.M, dtype=torch.float32)) for _ in (y, *moved[1:])]
+    shape = call.tiles("deltas")
+    programs = triton.cdiv(call.size.M, shape["BM"]) * call.size.H * call.size.examples
+    call.run(deltas, programs, shape, y, dy, *(moved or (None, None)), *found, *[None] * (2 - len(found)))
+    return found
+
+
+def _gradients(
+    call: Launch, x: Group, needs: Sequence[bool], name: str, kernels: tuple[Any, Any], *args: object
+) -> list[Maybe]:
+    """What a kernel sums over keys and over queries, in one launch, and another over what shares a bias."""
     wanted = [t if need else None for t, need in zip(x, needs, strict=True)]
     dq, dk, dv = (None if t is None else call.gradient(t) for t in wanted[:3])
-    dq = dq if dq is not None else call.gradient(x[0])  # type: ignore[arg-type]
     dslopes = None if wanted[4] is None else call.new(call.size.H, call.size.M, dtype=torch.float32)
-    queries, keys, bias = kernels
-
-    shape = call.tiles(queries.__name__, "K")
-    call.clean(queries, call.over("M", shape), shape, *args, call.rows(dq), call.row(dslopes))
-    if dk is not None or dv is not None:
-        shape = call.tiles(keys.__name__, "KV")
-        call.clean(keys, call.over("N", shape), shape, *args, call.rows(dk), call.rows(dv))
+    if dslopes is not None and dq is None:
+        dq = call.gradient(call.like)
+    both, bias = kernels
+    of_queries = None if dq is None else f"{name}_queries"
+    of_keys = None if dk is None and dv is None else f"{name}_keys"
+    if of_queries or of_keys:
+        made = call.rows(dq), call.row(dslopes), call.rows(dk), call.rows(dv)
+        call.clean(both, *call.sides(of_queries, of_keys), *args, *made)
     ddense = None if wanted[3] is None else _bias(call, bias, wanted[3], *args)
     grads = [dq, dk, dv, ddense, None if dslopes is None else dslopes.sum(-1)]
     return [fit(grad, t) for grad, t in zip(grads, wanted, strict=True)]

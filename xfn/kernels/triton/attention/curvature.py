@@ -4,14 +4,14 @@
     Ẏ = D ∘ (ḋout vᵀ + dout v̇ᵀ),  dS = P ∘ (Y − δ),  ḋS = P ∘ (c ∘ (Y − δ) + Ẏ − δ̇)
     scale (ḋS k + dS k̇),  scale (ḋSᵀ q + dSᵀ q̇),  (P ∘ c ∘ D)ᵀ dout + (P ∘ D)ᵀ ḋout,  ḋS,  −Σ ḋS |m − n|
 
-The three sums are those of the gradients; ``turn_queries`` leaves δ and δ̇ behind. So much is multiplied here that the
+The three sums are those of the gradients. So much is multiplied here that the
 keys are one run, in which every coefficient is compared with its bounds.
 """
 
 import triton
 import triton.language as tl
 
-from .._rows import chunk, dots, product, rows
+from .._rows import chunk, product, rows
 from .._tile import start, store, whole, within
 from .gradient import owner, reach, row, seen, settle, sharer, sharers
 from .logits import INF, bounds, kept, logits, marked
@@ -93,32 +93,18 @@ def curve(
 
 @triton.jit
 def turn_queries(
-    x, t, y, ty, dy, tdy, delta, tdelta, dq, dslopes, leaked, size, numbers,
-    K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, CHUNKS: tl.constexpr,
-    BM: tl.constexpr, BN: tl.constexpr, PRECISION: tl.constexpr, STRICT: tl.constexpr,
+    pid, x, t, y, ty, dy, tdy, delta, tdelta, dq, dslopes, size, numbers, K: tl.constexpr, V: tl.constexpr, tile,
+    PRECISION: tl.constexpr, STRICT: tl.constexpr,
 ):  # fmt: skip
-    pid = tl.program_id(0)
-    if STRICT:  # noqa: SIM102 - known when compiled, and only then is there something to load
-        if tl.load(leaked + pid) == 0:
-            return
-    f0 = pid % CHUNKS * BK
-    i_b, i_h, m0, o_m = own_queries(pid // CHUNKS, x, size, BM)
+    BM: tl.constexpr = tile.BM
+    BN: tl.constexpr = tile.BN
+    BK: tl.constexpr = tile.BK
+    BV: tl.constexpr = tile.BV
+    f0 = pid % tile.CHUNKS * BK
+    i_b, i_h, m0, o_m = own_queries(pid // tile.CHUNKS, x, size, BM)
     i_g = i_h // size.R
-    own = (o_m < size.M) & (f0 == 0)
+    delta_m, tdelta_m = row(delta, i_b, i_h, size, o_m), row(tdelta, i_b, i_h, size, o_m)
     q, tq, do, tdo = queries(x, t, dy, tdy, size, i_b, i_h, o_m, K, V, BK, BV, STRICT)
-    found, tfound = tl.zeros([BM], tl.float32), tl.zeros([BM], tl.float32)
-    o = rows(y.out, i_b, i_h, size.inner, o_m, size.M, V, BV, False)
-    if dy.out.data is not None:
-        found = dots(do, o, found, V, BV)
-        tfound = dots(do, rows(ty.out, i_b, i_h, size.inner, o_m, size.M, V, BV, False), tfound, V, BV)
-    if tdy.out.data is not None:
-        tfound = dots(tdo, o, tfound, V, BV)
-    if dy.lse.data is not None:
-        found -= row(dy.lse, i_b, i_h, size, o_m)
-    if tdy.lse.data is not None:
-        tfound -= row(tdy.lse, i_b, i_h, size, o_m)
-    tl.store(start(delta, i_b, i_h, size.inner) + o_m.to(tl.int64) * delta.row, found, mask=own)
-    tl.store(start(tdelta, i_b, i_h, size.inner) + o_m.to(tl.int64) * tdelta.row, tfound, mask=own)
     lo, hi = bounds(x, size, i_b, o_m)
     walk = over_keys(x, size, i_b, i_h, m0, lo, hi, BN)
 
@@ -128,8 +114,8 @@ def turn_queries(
         met = keys_at(x, size, walk, v0, i_b, i_h, o_m, BM, BN, 2)
         k, tk, v, tv = keys(x, t, size, i_b, i_g, met.n, K, V, BK, BV, STRICT)
         _, _, dS, tdS = curve(
-            q, tq, do, tdo, k, tk, v, tv, x, t, y, ty, dy, tdy, found, tfound, size, numbers, lo, hi, i_b, i_h, o_m,
-            met, K, V, BK, BV, BM, BN, PRECISION, STRICT,
+            q, tq, do, tdo, k, tk, v, tv, x, t, y, ty, dy, tdy, delta_m, tdelta_m, size, numbers, lo, hi, i_b, i_h,
+            o_m, met, K, V, BK, BV, BM, BN, PRECISION, STRICT,
         )  # fmt: skip
         mixed = chunk(k, f0, K, BK, STRICT)
         acc = tl.dot(tdS.to(mixed.dtype), mixed, acc, input_precision=PRECISION)
@@ -142,23 +128,21 @@ def turn_queries(
     store(start(dq, i_b, i_h, size.inner), dq, acc, o_m, size.M, K, BK, f0)
     if dslopes.data is not None:
         p_slopes = start(dslopes, i_b, i_h, size.inner)
-        tl.store(p_slopes + o_m.to(tl.int64) * dslopes.row, bent, mask=own)
-    if not STRICT and leaked is not None:
-        tl.store(leaked + pid, 1 - whole(acc, within(o_m, size.M, K, BK, f0)))
+        tl.store(p_slopes + o_m.to(tl.int64) * dslopes.row, bent, mask=(o_m < size.M) & (f0 == 0))
+    return whole(acc, within(o_m, size.M, K, BK, f0))
 
 
 @triton.jit
 def turn_keys(
-    x, t, y, ty, dy, tdy, delta, tdelta, dk, dv, leaked, size, numbers,
-    K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, CHUNKS: tl.constexpr,
-    BM: tl.constexpr, BN: tl.constexpr, PRECISION: tl.constexpr, STRICT: tl.constexpr,
+    pid, x, t, y, ty, dy, tdy, delta, tdelta, dk, dv, size, numbers, K: tl.constexpr, V: tl.constexpr, tile,
+    PRECISION: tl.constexpr, STRICT: tl.constexpr,
 ):  # fmt: skip
-    pid = tl.program_id(0)
-    if STRICT:  # noqa: SIM102 - known when compiled, and only then is there something to load
-        if tl.load(leaked + pid) == 0:
-            return
-    i_f = pid % CHUNKS
-    i_b, i_g, n0, o_n = own_keys(pid // CHUNKS, x, size, BN)
+    BM: tl.constexpr = tile.BM
+    BN: tl.constexpr = tile.BN
+    BK: tl.constexpr = tile.BK
+    BV: tl.constexpr = tile.BV
+    i_f = pid % tile.CHUNKS
+    i_b, i_g, n0, o_n = own_keys(pid // tile.CHUNKS, x, size, BN)
     k, tk, v, tv = keys(x, t, size, i_b, i_g, o_n, K, V, BK, BV, STRICT)
     first, last = seen(x, size, i_b, n0, BN)
 
@@ -195,9 +179,31 @@ def turn_keys(
         store(start(dk, i_b, i_g, size.inner), dk, acc_k, o_n, size.N, K, BK, i_f * BK)
     if dv.data is not None:
         store(start(dv, i_b, i_g, size.inner), dv, acc_v, o_n, size.N, V, BV, i_f * BV)
+    fine = whole(acc_k, within(o_n, size.N, K, BK, i_f * BK))
+    return fine * whole(acc_v, within(o_n, size.N, V, BV, i_f * BV))
+
+
+@triton.jit(do_not_specialize=["columns"])
+def turn(
+    x, t, y, ty, dy, tdy, delta, tdelta, dq, dslopes, dk, dv, leaked, size, numbers, columns, of_queries, of_keys,
+    K: tl.constexpr, V: tl.constexpr, PRECISION: tl.constexpr, STRICT: tl.constexpr,
+):  # fmt: skip
+    """As ``gradient``."""
+    pid = tl.program_id(0)
+    if STRICT:  # noqa: SIM102 - known when compiled, and only then is there something to load
+        if tl.load(leaked + pid) == 0:
+            return
+    if of_keys is not None and (of_queries is None or pid < columns):
+        fine = turn_keys(
+            pid, x, t, y, ty, dy, tdy, delta, tdelta, dk, dv, size, numbers, K, V, of_keys, PRECISION, STRICT
+        )
+    else:
+        fine = turn_queries(
+            pid - columns, x, t, y, ty, dy, tdy, delta, tdelta, dq, dslopes, size, numbers, K, V, of_queries,
+            PRECISION, STRICT,
+        )  # fmt: skip
     if not STRICT and leaked is not None:
-        fine = whole(acc_k, within(o_n, size.N, K, BK, i_f * BK))
-        tl.store(leaked + pid, 1 - fine * whole(acc_v, within(o_n, size.N, V, BV, i_f * BV)))
+        tl.store(leaked + pid, 1 - fine)
 
 
 @triton.jit

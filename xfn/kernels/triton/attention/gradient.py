@@ -3,15 +3,16 @@
     Y = D ∘ (dout vᵀ),  dS = P ∘ (Y − δ)
     dq = scale dS k,  dk = scale dSᵀ q,  dv = (P ∘ D)ᵀ dout,  dbias = dS,  dslopes = −Σ dS |m − n|
 
-``by_queries`` sums over keys and leaves δ behind, ``by_keys`` sums over queries and over the heads that share a key
-head, ``by_bias`` over whatever shares a coefficient. Each number is summed by one program in one order.
+``deltas`` comes first. ``gradient`` is one launch of programs of two kinds: ``by_keys`` sums over queries and over the
+heads that share a key head, ``by_queries`` over keys. ``by_bias`` sums over whatever shares a coefficient. Each number
+is summed by one program in one order.
 """
 
 import triton
 import triton.language as tl
 
 from .._rows import chunk, dots, product, rows
-from .._tile import start, store, whole, within
+from .._tile import start, store, turn, whole, within
 from .logits import INF, LOG2E, bounds, kept, logits, marked
 from .walk import along, keys_anywhere, keys_at, keys_from, over_keys, over_queries, own_keys, own_queries, stretch
 
@@ -57,31 +58,56 @@ def slope(
 
 
 @triton.jit
-def by_queries(
-    x, y, dy, delta, dq, dslopes, leaked, size, numbers,
+def pairing(a, b, found, size, i_b, i_h, o_m, V: tl.constexpr, BV: tl.constexpr):
+    """found + rowsum(a ∘ b), of tensors that are there."""
+    if a.data is not None and b.data is not None:
+        left = rows(a, i_b, i_h, size.inner, o_m, size.M, V, BV, False)
+        found = dots(left, rows(b, i_b, i_h, size.inner, o_m, size.M, V, BV, False), found, V, BV)
+    return found
+
+
+@triton.jit
+def leave(t, found, lse, i_b, i_h, size, o_m):
+    """Numbers of rows, less a cotangent of lse, where others find them."""
+    if lse.data is not None:
+        found -= row(lse, i_b, i_h, size, o_m)
+    tl.store(start(t, i_b, i_h, size.inner) + o_m.to(tl.int64) * t.row, found, mask=o_m < size.M)
+
+
+@triton.jit
+def deltas(
+    y, dy, ty, tdy, delta, tdelta, size, numbers,
     K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, CHUNKS: tl.constexpr,
-    BM: tl.constexpr, BN: tl.constexpr, PRECISION: tl.constexpr, STRICT: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    pid = tl.program_id(0)
-    if STRICT:  # noqa: SIM102 - known when compiled, and only then is there something to load
-        if tl.load(leaked + pid) == 0:
-            return
-    f0 = pid % CHUNKS * BK
-    i_b, i_h, m0, o_m = own_queries(pid // CHUNKS, x, size, BM)
+    """δ of a tile of queries, and, where outputs move, its tangent."""
+    i_m, i_bh = turn(tl.program_id(0), tl.cdiv(size.M, BM), size.examples * size.H)
+    i_b, i_h, o_m = i_bh // size.H, i_bh % size.H, i_m * BM + tl.arange(0, BM)
+    nothing = tl.zeros([BM], tl.float32)
+    leave(delta, pairing(dy.out, y.out, nothing, size, i_b, i_h, o_m, V, BV), dy.lse, i_b, i_h, size, o_m)
+    if tdelta is not None:
+        found = pairing(tdy.out, y.out, nothing, size, i_b, i_h, o_m, V, BV)
+        leave(tdelta, pairing(dy.out, ty.out, found, size, i_b, i_h, o_m, V, BV), tdy.lse, i_b, i_h, size, o_m)
+
+
+@triton.jit
+def by_queries(
+    pid, x, y, dy, delta, dq, dslopes, size, numbers, K: tl.constexpr, V: tl.constexpr, tile,
+    PRECISION: tl.constexpr, STRICT: tl.constexpr,
+):  # fmt: skip
+    """dq of a tile, a chunk of its features, and its share of dslopes; whether they are finite."""
+    BM: tl.constexpr = tile.BM
+    BN: tl.constexpr = tile.BN
+    BK: tl.constexpr = tile.BK
+    BV: tl.constexpr = tile.BV
+    f0 = pid % tile.CHUNKS * BK
+    i_b, i_h, m0, o_m = own_queries(pid // tile.CHUNKS, x, size, BM)
     i_g = i_h // size.R
-    own = (o_m < size.M) & (f0 == 0)
     q = rows(x.q, i_b, i_h, size.inner, o_m, size.M, K, BK, STRICT)  # [BM, BK]
     do = q
-    found = tl.zeros([BM], tl.float32)
     if dy.out.data is not None:
         do = rows(dy.out, i_b, i_h, size.inner, o_m, size.M, V, BV, STRICT)  # [BM, BV]
-        o = rows(y.out, i_b, i_h, size.inner, o_m, size.M, V, BV, False)
-        found = dots(do, o, found, V, BV)
-    if dy.lse.data is not None:
-        found -= row(dy.lse, i_b, i_h, size, o_m)
-    p_delta = start(delta, i_b, i_h, size.inner)
-    tl.store(p_delta + o_m.to(tl.int64) * delta.row, found, mask=own)
-    reach_m = reach(y.lse, i_b, i_h, size, o_m)
+    reach_m, delta_m = reach(y.lse, i_b, i_h, size, o_m), row(delta, i_b, i_h, size, o_m)
     lo, hi = bounds(x, size, i_b, o_m)
     walk = over_keys(x, size, i_b, i_h, m0, lo, hi, BN)
 
@@ -95,7 +121,7 @@ def by_queries(
                 k = rows(x.k, i_b, i_g, size.inner, met.n, size.N, K, BK, STRICT, phase != 1)
                 v = rows(x.v, i_b, i_g, size.inner, met.n, size.N, V, BV, STRICT, phase != 1)
                 _, dS = slope(
-                    q, k, v, do, dy, reach_m, found, x, size, numbers, lo, hi, i_b, i_h, o_m, met,
+                    q, k, v, do, dy, reach_m, delta_m, x, size, numbers, lo, hi, i_b, i_h, o_m, met,
                     K, V, BK, BV, BM, BN, phase != 1, PRECISION, STRICT,
                 )  # fmt: skip
                 mixed = chunk(k, f0, K, BK, STRICT)
@@ -106,9 +132,8 @@ def by_queries(
     store(start(dq, i_b, i_h, size.inner), dq, acc, o_m, size.M, K, BK, f0)
     if dslopes.data is not None:
         p_slopes = start(dslopes, i_b, i_h, size.inner)
-        tl.store(p_slopes + o_m.to(tl.int64) * dslopes.row, bent, mask=own)
-    if not STRICT and leaked is not None:
-        tl.store(leaked + pid, 1 - whole(acc, within(o_m, size.M, K, BK, f0)))
+        tl.store(p_slopes + o_m.to(tl.int64) * dslopes.row, bent, mask=(o_m < size.M) & (f0 == 0))
+    return whole(acc, within(o_m, size.M, K, BK, f0))
 
 
 @triton.jit
@@ -128,16 +153,16 @@ def seen(x, size, i_b, n0, BN: tl.constexpr):
 
 @triton.jit
 def by_keys(
-    x, y, dy, delta, dk, dv, leaked, size, numbers,
-    K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, CHUNKS: tl.constexpr,
-    BM: tl.constexpr, BN: tl.constexpr, PRECISION: tl.constexpr, STRICT: tl.constexpr,
+    pid, x, y, dy, delta, dk, dv, size, numbers, K: tl.constexpr, V: tl.constexpr, tile,
+    PRECISION: tl.constexpr, STRICT: tl.constexpr,
 ):  # fmt: skip
-    pid = tl.program_id(0)
-    if STRICT:  # noqa: SIM102 - known when compiled, and only then is there something to load
-        if tl.load(leaked + pid) == 0:
-            return
-    i_f = pid % CHUNKS
-    i_b, i_g, n0, o_n = own_keys(pid // CHUNKS, x, size, BN)
+    """dk and dv of a tile, a chunk of the features of each; whether they are finite."""
+    BM: tl.constexpr = tile.BM
+    BN: tl.constexpr = tile.BN
+    BK: tl.constexpr = tile.BK
+    BV: tl.constexpr = tile.BV
+    i_f = pid % tile.CHUNKS
+    i_b, i_g, n0, o_n = own_keys(pid // tile.CHUNKS, x, size, BN)
     k = rows(x.k, i_b, i_g, size.inner, o_n, size.N, K, BK, STRICT)  # [BN, BK]
     v = rows(x.v, i_b, i_g, size.inner, o_n, size.N, V, BV, STRICT)  # [BN, BV]
     first, last = seen(x, size, i_b, n0, BN)
@@ -176,9 +201,27 @@ def by_keys(
         store(start(dk, i_b, i_g, size.inner), dk, acc_k, o_n, size.N, K, BK, i_f * BK)
     if dv.data is not None:
         store(start(dv, i_b, i_g, size.inner), dv, acc_v, o_n, size.N, V, BV, i_f * BV)
+    fine = whole(acc_k, within(o_n, size.N, K, BK, i_f * BK))
+    return fine * whole(acc_v, within(o_n, size.N, V, BV, i_f * BV))
+
+
+@triton.jit(do_not_specialize=["columns"])
+def gradient(
+    x, y, dy, delta, dq, dslopes, dk, dv, leaked, size, numbers, columns, of_queries, of_keys,
+    K: tl.constexpr, V: tl.constexpr, PRECISION: tl.constexpr, STRICT: tl.constexpr,
+):  # fmt: skip
+    """The first programs, as many as ``columns``, make keys, and all others queries; one of both may be absent."""
+    pid = tl.program_id(0)
+    if STRICT:  # noqa: SIM102 - known when compiled, and only then is there something to load
+        if tl.load(leaked + pid) == 0:
+            return
+    if of_keys is not None and (of_queries is None or pid < columns):
+        fine = by_keys(pid, x, y, dy, delta, dk, dv, size, numbers, K, V, of_keys, PRECISION, STRICT)
+    else:
+        pid_m = pid - columns
+        fine = by_queries(pid_m, x, y, dy, delta, dq, dslopes, size, numbers, K, V, of_queries, PRECISION, STRICT)
     if not STRICT and leaked is not None:
-        fine = whole(acc_k, within(o_n, size.N, K, BK, i_f * BK))
-        tl.store(leaked + pid, 1 - fine * whole(acc_v, within(o_n, size.N, V, BV, i_f * BV)))
+        tl.store(leaked + pid, 1 - fine)
 
 
 @triton.jit

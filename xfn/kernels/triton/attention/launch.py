@@ -13,7 +13,7 @@ from ...._core.philox import grown, threshold
 from ...._core.shapes import broadcast
 from .._tile import ABSENT, View
 from .config import tiles
-from .logits import Numbers, Operands, Outputs, Size
+from .logits import Numbers, Operands, Outputs, Shape, Size
 from .walk import ALL, Lists, Tiles
 
 Maybe = Tensor | None
@@ -135,24 +135,39 @@ class Launch:
         return {**self.widths, **found, "CHUNKS": max((chunks[f] for f in makes), default=1)}
 
     def over(self, side: str, shape: Mapping[str, int]) -> int:
-        """How many tiles of queries, M, or of keys, N, there are, over all examples and heads."""
+        """How many programs make the tiles of queries, M, or of keys, N, of all examples and heads."""
         length, heads = (self.size.M, self.size.H) if side == "M" else (self.size.N, self.size.H // self.size.R)
         tile = shape[f"B{side}"]
         line = self.block or tile
-        return -(-length // line) * -(-line // tile) * heads * self.size.examples
+        return -(-length // line) * -(-line // tile) * heads * self.size.examples * shape["CHUNKS"]
 
-    def run(self, kernel: Any, tiles: int, shape: Mapping[str, int], *args: Any, strict: bool | None = None) -> None:
-        """A program per tile and chunk."""
+    def sides(self, queries: str | None, keys: str | None) -> tuple[int, dict[str, Any]]:
+        """How many programs a launch has that makes queries and keys, by the names of what makes them, and its
+        constants: of both sides the more warps and the fewer stages."""
+        found = {"M": queries and self.tiles(queries, "K"), "N": keys and self.tiles(keys, "KV")}
+        made = {side: shape for side, shape in found.items() if shape}
+        count = {side: self.over(side, shape) for side, shape in made.items()}
+        shapes = {side: Shape(*(tl.constexpr(shape[name]) for name in Shape._fields)) for side, shape in made.items()}
+        return sum(count.values()), {
+            **self.widths,
+            "columns": count.get("N", 0),
+            "of_queries": shapes.get("M"),
+            "of_keys": shapes.get("N"),
+            "num_warps": max(shape["num_warps"] for shape in made.values()),
+            "num_stages": min(shape["num_stages"] for shape in made.values()),
+        }
+
+    def run(self, kernel: Any, programs: int, shape: Mapping[str, Any], *args: Any, strict: bool | None = None) -> None:
         precision = "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"
         with torch.cuda.device_of(self.like):
             constants = dict(shape) | ({} if strict is None else {"STRICT": strict})
-            kernel[(tiles * shape["CHUNKS"],)](*args, self.size, self.numbers, **constants, PRECISION=precision)
+            kernel[(programs,)](*args, self.size, self.numbers, **constants, PRECISION=precision)
 
-    def clean(self, kernel: Any, tiles: int, shape: Mapping[str, int], *args: Any) -> None:
-        """A program per tile; behind a mask, those whose results are not finite run again."""
-        leaked = self.like.new_empty(tiles * shape["CHUNKS"], dtype=torch.int8) if self.masked else None
+    def clean(self, kernel: Any, programs: int, shape: Mapping[str, Any], *args: Any) -> None:
+        """Behind a mask, programs whose results are not finite run again."""
+        leaked = self.like.new_empty(programs, dtype=torch.int8) if self.masked else None
         for strict in (False, True)[: 1 + self.masked]:
-            self.run(kernel, tiles, shape, *args, leaked, strict=strict)
+            self.run(kernel, programs, shape, *args, leaked, strict=strict)
 
 
 def padded(features: int) -> int:

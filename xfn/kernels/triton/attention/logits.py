@@ -4,7 +4,7 @@
 program keeps of its rows their bounds, their slope and where its dense bias and its key begin: ``mask``.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import triton
 import triton.language as tl
@@ -49,6 +49,17 @@ class Size(NamedTuple):
     R: int
     examples: int
     inner: int
+
+
+class Shape(NamedTuple):
+    """The constants of a tile, known when compiled: its sides, its features side by side, and how many chunks of them
+    what a program makes has."""
+
+    BM: Any
+    BN: Any
+    BK: Any
+    BV: Any
+    CHUNKS: Any
 
 
 class Extent(NamedTuple):

@@ -142,13 +142,22 @@ def aligned(low, late, early, BN):
 
 
 @triton.jit
+def once(begin, end):
+    """The end of a walk that takes one step at least, and the compiler knows. Of a loop that may be passed over it sets
+    the sums as they began among its products, which wait for one another then."""
+    end = tl.maximum(end, begin + 1)
+    tl.assume(begin < end)
+    return end
+
+
+@triton.jit
 def over_keys(x, size, i_b, i_h, m0, lo, hi, BN: tl.constexpr):
     """The walk of queries from m0 on, which see lo ≤ n < hi."""
     nothing = tl.zeros([], tl.int32)
     low, high, inner = tl.min(lo), tl.max(hi), tl.minimum(tl.min(hi), size.N)
     if x.tiles.block == 0:
         least, first, last = aligned(low, tl.max(lo), inner, BN)
-        walk = Walk(nothing, least, first, last, high, nothing, nothing)
+        walk = Walk(nothing, least, first, last, once(least, high), nothing, nothing)
     else:
         block: tl.constexpr = x.tiles.block
         list, full, live = line(x.tiles.rows, i_b, i_h, m0 // block, size)
@@ -178,7 +187,8 @@ def over_queries(x, size, i_b, i_h, n0, first, last, BM: tl.constexpr):
     phase 0, and where there are bounds none in phase 1."""
     nothing = tl.zeros([], tl.int32)
     if x.tiles.block == 0:
-        list, least, most, jump, skip = nothing, first // BM * BM, last, nothing, nothing
+        list, least, jump, skip = nothing, first // BM * BM, nothing, nothing
+        most = once(least, last)
         full = most
     else:
         block: tl.constexpr = x.tiles.block
