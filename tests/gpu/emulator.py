@@ -93,7 +93,10 @@ class Guarded:
         self.library.machine_allow(ctypes.c_void_p(t.data_ptr()), ctypes.c_size_t(span * t.element_size()), writes)
 
 
-def install(path: Path, names: Sequence[str] = ("forward", "queries", "keys", "between", "mix", "softmax")) -> None:
+NAMES = ["forward", "queries", "keys", "between", "mix", "softmax", "attend_forward", "attend_queries", "attend_keys"]
+
+
+def install(path: Path, names: Sequence[str] = NAMES) -> None:
     """Makes this library the CUDA library of the process."""
     from xfn.kernels.cuda import library
 

@@ -295,7 +295,7 @@ KEY = random.key(0)
         (
             lambda: xfn.attention(Q, K, V, backend="tile"),
             ValueError,
-            "attention has no backend 'tile'; it has ['reference', 'cpu', 'triton', 'aten', 'tiled']",
+            "attention has no backend 'tile'; it has ['reference', 'cpu', 'cuda', 'triton', 'aten', 'tiled']",
         ),
         (
             lambda: xfn.attention(Q, K, V, backend="aten"),

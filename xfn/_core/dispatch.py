@@ -3,7 +3,8 @@
 A kernel module gives ``supports(call) -> list[str]``, its reasons against the call, and one function per
 member of the op's family that it implements. The first backend without a reason runs the call; one that
 was named never falls back. A module may also have ``certain(device, given) -> bool``: whether it supports all calls
-on such a device whose operands and constants are those named in ``given``, so that none needs a look.
+on such a device whose operands and constants are those named in ``given``, so that none needs a look; and
+``worth(call) -> bool``, whether it should run a call that it can and that names no backend.
 """
 
 import importlib
@@ -89,12 +90,20 @@ def whole(backends: Sequence[str], call: Call, part: str, backend: str | None) -
     return None
 
 
+def _always(call: Call) -> bool:
+    return True
+
+
 def choose(backends: Sequence[str], call: Call, backend: str | None) -> Any:
     """The function that runs ``call``."""
     against: dict[str, list[str]] = {}
     for name in (backend,) if backend else backends:
         against[name] = reasons(name, call)
-        if not against[name]:
-            return getattr(module(name, call.op), call.member)
+        if against[name]:
+            continue
+        kernels = module(name, call.op)
+        if backend or getattr(kernels, "worth", _always)(call):
+            return getattr(kernels, call.member)
+        against[name] = ["it is slower than others at such a size, and has to be named"]
     lines = [f"    {name}: {'; '.join(why)}" for name, why in against.items()]
     raise Unsupported("\n".join((f"no backend can run {call}", *lines, '    backend="reference" always can, slowly')))

@@ -60,7 +60,8 @@ def attention(
         scale: factor of q kᵀ; by default K ** -0.5.
         key: what the dropout is drawn with: one key ``[2]``, of which example i takes ``fold_in(key, i)``, or one
             per example ``[..., 2]``. Required when p > 0.
-        backend: ``"reference"``, ``"cpu"``, ``"triton"``, ``"aten"`` or ``"tiled"``; by default the first that can.
+        backend: ``"reference"``, ``"cpu"``, ``"cuda"``, ``"triton"``, ``"aten"`` or ``"tiled"``; by default
+            the first that can, ``"cuda"`` for float32 of few features alone.
 
     Returns:
         ``[..., M, H, V]`` in q's dtype, or in that of ``torch.autocast``.
@@ -185,7 +186,7 @@ def reference(
         return out.to(given), lse.expand(*out.shape[:-3], H, M)
 
 
-BACKENDS = ("cpu", "triton", "aten", "tiled")
+BACKENDS = ("cpu", "cuda", "triton", "aten", "tiled")
 ATTENTION = Primitive("attention", SIGNATURE, reference, options=("p", "scale"), backends=BACKENDS)
 
 

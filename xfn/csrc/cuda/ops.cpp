@@ -75,6 +75,12 @@ struct Request {
                     "a pattern's tables lie alike");
     to.order = (const int32_t*)order->const_data_ptr();
   }
+  void set(xfn::Bounds& to, const Maybe& t) {
+    if (!t) return;
+    STD_TORCH_CHECK(t->dim() == 2 && t->scalar_type() == ScalarType::Long && t->size(1) == p.M,
+                    "bounds are int64, one a query");
+    to = {(const int64_t*)t->const_data_ptr(), step(*t, 0), step(*t, 1)};
+  }
   void set_key(const Maybe& t, int64_t threshold) {
     p.threshold = (uint32_t)threshold, p.grow = (float)(65536.0 / (65536 - threshold));
     if (!t) return;
@@ -93,13 +99,21 @@ struct Request {
     return static_cast<T*>(t->mutable_data_ptr());
   }
 
-  void launch(Member member, int64_t stream) const {
+  // Of gradients, which are float32 where examples are still to be summed.
+  void* gradient(const Maybe& t, int32_t& wide, std::initializer_list<int64_t> shape) {
+    if (!t) return nullptr;
+    wide = t->scalar_type() == ScalarType::Float;
+    return result<void>(t, wide ? ScalarType::Float : type, shape);
+  }
+
+  using Start = int (*)(const xfn::Call*, Member, void*);
+  void launch(Member member, int64_t stream, Start start = xfn_cuda_launch) {
     STD_TORCH_CHECK(type == ScalarType::Float || type == ScalarType::Half || type == ScalarType::BFloat16,
                     "no kernel for this dtype");
-    const auto dtype = type == ScalarType::Float  ? xfn::Dtype::f32
-                       : type == ScalarType::Half ? xfn::Dtype::f16
-                                                  : xfn::Dtype::bf16;
-    const int error = xfn_cuda_launch(&p, member, dtype, (void*)stream);
+    p.type = type == ScalarType::Float  ? xfn::Dtype::f32
+             : type == ScalarType::Half ? xfn::Dtype::f16
+                                        : xfn::Dtype::bf16;
+    const int error = start(&p, member, (void*)stream);
     STD_TORCH_CHECK(!error, "a launch failed: ", xfn_cuda_error(error));
   }
 };
@@ -151,6 +165,45 @@ void keys(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& colum
   r.launch(Member::keys, stream);
 }
 
+// Attention to all keys that lie within bounds.
+void attend_forward(const Tensor& q, const Tensor& k, const Tensor& v, const Maybe& slopes, const Maybe& lo,
+                    const Maybe& hi, const Maybe& key, const Tensor& out, const Tensor& lse, double scale,
+                    int64_t threshold, int64_t stream) {
+  Request r = begin(q, k, v, key, scale, threshold, {q, k, v, slopes, lo, hi, key});
+  auto& p = r.p;
+  r.set(p.slopes, slopes, p.H, 1), r.set(p.lo, lo), r.set(p.hi, hi);
+  p.result = r.result<void>(out, r.type, {p.B, p.M, p.H, p.V});
+  p.numbers = r.result<float>(lse, ScalarType::Float, {p.B, p.H, p.M});
+  r.launch(Member::forward, stream, xfn_cuda_attend);
+}
+
+void attend_queries(const Tensor& q, const Tensor& k, const Tensor& v, const Maybe& slopes, const Maybe& lo,
+                    const Maybe& hi, const Maybe& key, const Tensor& out, const Tensor& lse, const Maybe& dout,
+                    const Maybe& dlse, const Tensor& delta, const Maybe& dq, const Maybe& shifts, double scale,
+                    int64_t threshold, int64_t stream) {
+  Request r = begin(q, k, v, key, scale, threshold, {q, k, v, slopes, lo, hi, key, out, lse, dout, dlse});
+  auto& p = r.p;
+  r.set(p.slopes, slopes, p.H, 1), r.set(p.lo, lo), r.set(p.hi, hi);
+  r.set(p.out, out, p.M, p.H, p.V), r.set(p.dout, dout, p.M, p.H, p.V);
+  r.set(p.lse, lse, p.H, p.M), r.set(p.dlse, dlse, p.H, p.M);
+  p.numbers = r.result<float>(delta, ScalarType::Float, {p.B, p.H, p.M});
+  p.shifts = r.result<float>(shifts, ScalarType::Float, {p.B, p.H, p.M});
+  p.result = r.gradient(dq, p.wide, {p.B, p.M, p.H, p.K});
+  r.launch(Member::queries, stream, xfn_cuda_attend);
+}
+
+void attend_keys(const Tensor& q, const Tensor& k, const Tensor& v, const Maybe& slopes, const Maybe& lo,
+                 const Maybe& hi, const Maybe& key, const Tensor& lse, const Maybe& dout, const Tensor& delta,
+                 const Maybe& dk, const Maybe& dv, double scale, int64_t threshold, int64_t stream) {
+  Request r = begin(q, k, v, key, scale, threshold, {q, k, v, slopes, lo, hi, key, lse, dout, delta});
+  auto& p = r.p;
+  r.set(p.slopes, slopes, p.H, 1), r.set(p.lo, lo), r.set(p.hi, hi);
+  r.set(p.dout, dout, p.M, p.H, p.V), r.set(p.lse, lse, p.H, p.M), r.set(p.delta, delta, p.H, p.M);
+  p.result = r.gradient(dk, p.wide, {p.B, p.N, p.G, p.K});
+  p.result2 = r.gradient(dv, p.wide2, {p.B, p.N, p.G, p.V});
+  r.launch(Member::keys, stream, xfn_cuda_attend);
+}
+
 void between(const Tensor& q, const Tensor& k, const Tensor& row_ends, const Tensor& columns, const Tensor& values,
              int64_t stream) {
   Request r(q, {q, k, row_ends, columns});
@@ -197,6 +250,16 @@ STABLE_TORCH_LIBRARY(xfn_cuda, m) {
   m.def(
       "keys(Tensor q, Tensor k, Tensor v, Tensor column_ends, Tensor rows, Tensor? key, Tensor lse, Tensor? dout, "
       "Tensor delta, Tensor(a!)? dk, Tensor(b!)? dv, float scale, int threshold, int stream) -> ()");
+  m.def(
+      "attend_forward(Tensor q, Tensor k, Tensor v, Tensor? slopes, Tensor? lo, Tensor? hi, Tensor? key, "
+      "Tensor(a!) out, Tensor(b!) lse, float scale, int threshold, int stream) -> ()");
+  m.def(
+      "attend_queries(Tensor q, Tensor k, Tensor v, Tensor? slopes, Tensor? lo, Tensor? hi, Tensor? key, Tensor out, "
+      "Tensor lse, Tensor? dout, Tensor? dlse, Tensor(a!) delta, Tensor(b!)? dq, Tensor(c!)? shifts, float scale, "
+      "int threshold, int stream) -> ()");
+  m.def(
+      "attend_keys(Tensor q, Tensor k, Tensor v, Tensor? slopes, Tensor? lo, Tensor? hi, Tensor? key, Tensor lse, "
+      "Tensor? dout, Tensor delta, Tensor(a!)? dk, Tensor(b!)? dv, float scale, int threshold, int stream) -> ()");
   m.def("between(Tensor q, Tensor k, Tensor row_ends, Tensor columns, Tensor(a!) values, int stream) -> ()");
   m.def("mix(Tensor values, Tensor v, Tensor ends, Tensor places, Tensor? order, Tensor(a!) out, int stream) -> ()");
   m.def("softmax(Tensor values, Tensor row_ends, Tensor(a!) out, int stream) -> ()");
@@ -207,6 +270,9 @@ XFN_IMPL(XFN_DEVICE) {
   m.impl("forward", TORCH_BOX(&forward));
   m.impl("queries", TORCH_BOX(&queries));
   m.impl("keys", TORCH_BOX(&keys));
+  m.impl("attend_forward", TORCH_BOX(&attend_forward));
+  m.impl("attend_queries", TORCH_BOX(&attend_queries));
+  m.impl("attend_keys", TORCH_BOX(&attend_keys));
   m.impl("between", TORCH_BOX(&between));
   m.impl("mix", TORCH_BOX(&mix));
   m.impl("softmax", TORCH_BOX(&softmax));

@@ -7,31 +7,24 @@ namespace {
 
 using namespace xfn;
 
-constexpr int64_t MOST = 0x7fffffff;  // blocks of a launch
-
-int start(void (*kernel)(Call), const Call& call, int64_t tasks, void* stream) {
-  if (!tasks) return 0;
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3((unsigned)std::min<int64_t>((tasks + WARPS - 1) / WARPS, MOST));
-  config.blockDim = dim3(WARP * WARPS);
-  config.stream = static_cast<cudaStream_t>(stream);
-  return (int)cudaLaunchKernelEx(&config, kernel, call);
+int warps(void (*kernel)(Call), const Call& call, int64_t tasks, void* stream) {
+  return start(kernel, call, (tasks + WARPS - 1) / WARPS, stream);
 }
 
 template <class T, int N, int E> int launch(const Call& p, Member member, void* stream) {
   switch (member) {
     case Member::forward:
-      return start(forward<T, N, E>, p, p.B * p.H * p.M, stream);
+      return warps(forward<T, N, E>, p, p.B * p.H * p.M, stream);
     case Member::queries:
-      return start(queries<T, N, E>, p, p.B * p.H * p.M, stream);
+      return warps(queries<T, N, E>, p, p.B * p.H * p.M, stream);
     case Member::keys:
-      return start(keys<T, N, E>, p, p.B * p.G * p.N, stream);
+      return warps(keys<T, N, E>, p, p.B * p.G * p.N, stream);
     case Member::between:
-      return start(between<T, N, E>, p, p.B * p.H * p.M, stream);
+      return warps(between<T, N, E>, p, p.B * p.H * p.M, stream);
     case Member::mix:
-      return start(mix<T, N, E>, p, p.B * p.heads * p.M, stream);
+      return warps(mix<T, N, E>, p, p.B * p.heads * p.M, stream);
     default:
-      return start(softmax, p, p.B * p.H * p.M, stream);
+      return warps(softmax, p, p.B * p.H * p.M, stream);
   }
 }
 
@@ -48,8 +41,8 @@ template <class T> int launch(Call p, Member member, void* stream) {
 
 }  // namespace
 
-extern "C" int xfn_cuda_launch(const Call* call, Member member, Dtype dtype, void* stream) {
-  switch (dtype) {
+extern "C" int xfn_cuda_launch(const Call* call, Member member, void* stream) {
+  switch (call->type) {
     case Dtype::f32:
       return launch<float>(*call, member, stream);
     case Dtype::f16:

@@ -62,9 +62,6 @@ KERNEL forward(const __grid_constant__ Call p) {
   }
 }
 
-// lse in base 2, +∞ where nothing is seen.
-__device__ inline float base2(float lse) { return lse == -FAR ? FAR : lse * LOG2E; }
-
 KERNEL queries(const __grid_constant__ Call p) {
   const Lanes at(p.lanes);
   const float c = p.scale * LOG2E;

@@ -4,11 +4,14 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
+#include <algorithm>
+
 #include "call.h"
 
 namespace xfn {
 
-constexpr int WARP = 32, WARPS = 4;  // lanes in a warp, warps in a block
+constexpr int WARP = 32, WARPS = 4;   // lanes in a warp, warps in a block
+constexpr int64_t MOST = 0x7fffffff;  // blocks of a launch
 constexpr unsigned ALL = 0xffffffffu;
 constexpr float LOG2E = 1.4426950408889634f, LN2 = 0.6931471805599453f, FAR = __builtin_inff();
 
@@ -18,6 +21,9 @@ __device__ inline float widen(__nv_bfloat16 x) { return __bfloat162float(x); }
 __device__ inline void narrow(float x, float& to) { to = x; }
 __device__ inline void narrow(float x, __half& to) { to = __float2half_rn(x); }
 __device__ inline void narrow(float x, __nv_bfloat16& to) { to = __float2bfloat16_rn(x); }
+
+// lse in base 2, +∞ where nothing is seen.
+__device__ inline float base2(float lse) { return lse == -FAR ? FAR : lse * LOG2E; }
 
 template <class T, int N> struct alignas(sizeof(T) * N) Pack {  // read and written at once
   T at[N];
@@ -92,19 +98,36 @@ __device__ inline float number(const PerHead& t, int64_t b, int64_t h, int64_t i
   return t.data ? t.data[b * t.batch + h * t.head + i] : 0;
 }
 
-// Whether dropout keeps the weight of query m and key n: lane n % 8 of Philox-4x32-7 at (n / 8, m, h, 0).
-__device__ inline bool kept(const Call& p, int64_t b, int64_t h, int64_t m, int64_t n) {
-  const int64_t* key = p.key + b * p.key_batch;
-  uint32_t c0 = (uint32_t)n / 8, c1 = (uint32_t)m, c2 = (uint32_t)h, c3 = 0, k0 = (uint32_t)key[0],
-           k1 = (uint32_t)key[1];
+// Eight of dropout's decisions, for query m and the keys from 8 `eighth` on: the lanes of Philox-4x32-7 at (eighth, m, h, 0).
+struct Lots {
+  uint32_t words[4];
+  __device__ Lots(const Call& p, int64_t b, int64_t h, int64_t m, uint32_t eighth) {
+    const int64_t* key = p.key + b * p.key_batch;
+    uint32_t c0 = eighth, c1 = (uint32_t)m, c2 = (uint32_t)h, c3 = 0, k0 = (uint32_t)key[0], k1 = (uint32_t)key[1];
 #pragma unroll
-  for (int round = 0; round < 7; round++) {
-    const uint64_t x = (uint64_t)c0 * 0xD2511F53u, y = (uint64_t)c2 * 0xCD9E8D57u;
-    c0 = (uint32_t)(y >> 32) ^ c1 ^ k0, c1 = (uint32_t)y, c2 = (uint32_t)(x >> 32) ^ c3 ^ k1, c3 = (uint32_t)x;
-    k0 += 0x9E3779B9u, k1 += 0xBB67AE85u;
+    for (int round = 0; round < 7; round++) {
+      const uint64_t x = (uint64_t)c0 * 0xD2511F53u, y = (uint64_t)c2 * 0xCD9E8D57u;
+      c0 = (uint32_t)(y >> 32) ^ c1 ^ k0, c1 = (uint32_t)y, c2 = (uint32_t)(x >> 32) ^ c3 ^ k1, c3 = (uint32_t)x;
+      k0 += 0x9E3779B9u, k1 += 0xBB67AE85u;
+    }
+    words[0] = c0, words[1] = c1, words[2] = c2, words[3] = c3;
   }
-  const uint32_t lane = n % 8, word = lane < 2 ? c0 : lane < 4 ? c1 : lane < 6 ? c2 : c3;
-  return (word >> lane % 2 * 16 & 0xffff) >= p.threshold;
+  __device__ static bool stays(const Call& p, uint32_t word, uint32_t lane) {
+    return (word >> lane % 2 * 16 & 0xffff) >= p.threshold;
+  }
+  __device__ unsigned bits(const Call& p) const {
+    unsigned found = 0;
+#pragma unroll
+    for (int lane = 0; lane < 8; lane++) found |= (unsigned)stays(p, words[lane / 2], lane) << lane;
+    return found;
+  }
+};
+
+// Whether dropout keeps the weight of query m and key n.
+__device__ inline bool kept(const Call& p, int64_t b, int64_t h, int64_t m, int64_t n) {
+  const Lots lots(p, b, h, m, (uint32_t)n / 8);
+  const uint32_t lane = n % 8, *w = lots.words;
+  return Lots::stays(p, lane < 2 ? w[0] : lane < 4 ? w[1] : lane < 6 ? w[2] : w[3], lane);
 }
 
 struct Line {  // the entries [first, last) of one line of one head
@@ -140,6 +163,15 @@ __device__ void walk(const Line& line, int64_t bound, const Lanes& at, bool drop
       step(Entry{first + j, __shfl_sync(ALL, place, j), (whole >> j & 1) != 0, (stays >> j & 1) != 0});
     }
   }
+}
+
+inline int start(void (*kernel)(Call), const Call& call, int64_t blocks, void* stream) {
+  if (!blocks) return 0;
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3((unsigned)std::min(blocks, MOST));
+  config.blockDim = dim3(WARP * WARPS);
+  config.stream = static_cast<cudaStream_t>(stream);
+  return (int)cudaLaunchKernelEx(&config, kernel, call);
 }
 
 }  // namespace xfn

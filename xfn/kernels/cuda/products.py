@@ -18,14 +18,19 @@ WIDEST, SMALL, BYTES = 1024, 256, 16
 
 
 def supports(call: Call) -> list[str]:
-    first = next(iter(call.tensors.values()))
+    return refused(call, WIDEST)
+
+
+def refused(call: Call, most: int) -> list[str]:
+    """What speaks against a device, a dtype, and rows of more features than some."""
+    like = next(iter(call.tensors.values()))
     widest = max((t.shape[-1] for name, t in call.tensors.items() if name in ("q", "k", "v")), default=0)
-    if first.device.type != DEVICE:
-        return [f"it runs on {DEVICE}, not on {first.device.type}"]
+    if like.device.type != DEVICE:
+        return [f"it runs on {DEVICE}, not on {like.device.type}"]
     against = {
-        "it needs compute capability 8.0, which this device has not": not _capable(first.device),
-        "float64 is not float32, bfloat16 or float16": first.dtype == torch.float64,
-        f"{widest} features are more than {WIDEST}": widest > WIDEST,
+        "it needs compute capability 8.0, which this device has not": not _capable(like.device),
+        "float64 is not float32, bfloat16 or float16": like.dtype == torch.float64,
+        f"{widest} features are more than {most}": widest > most,
     }
     return [reason for reason, holds in against.items() if holds]
 
