@@ -29,6 +29,9 @@ RESULTS = {
     "between": ["values"],
     "mix": ["out"],
     "softmax": ["out"],
+    "attend_forward": ["out", "lse"],
+    "attend_queries": ["delta", "dq", "shifts"],
+    "attend_keys": ["dk", "dv"],
 }
 
 
@@ -83,15 +86,20 @@ def test_reasons_are_given(monkeypatch: pytest.MonkeyPatch) -> None:
     products = inspect.getmodule(module("cuda", "sparse_attention").supports)
     monkeypatch.setattr(products, "_capable", lambda device: device.index == 0)
 
-    def against(device: str, dtype: torch.dtype, features: int) -> list[str]:
+    def against(
+        device: str, dtype: torch.dtype, features: int, op: str = "sparse_attention", dense: bool = False
+    ) -> list[str]:
         with FakeTensorMode():
             q = torch.empty(2, 3, features, dtype=dtype, device=device)
-        return reasons("cuda", Call("sparse_attention", "forward", {"q": q, "k": q, "v": q}, {}))
+        return reasons("cuda", Call(op, "forward", {"q": q, "k": q, "v": q, "dense": q if dense else None}, {}))
 
     assert against("cpu", torch.float32, 8) == ["it runs on cuda, not on cpu"]
     assert against("cuda:0", torch.float64, 8) == ["float64 is not float32, bfloat16 or float16"]
     assert against("cuda:0", torch.float16, 1025) == ["1025 features are more than 1024"]
     assert against("cuda:0", torch.bfloat16, 1024) == []
+    assert against("cuda:0", torch.bfloat16, 33, "attention") == ["33 features are more than 32"]
+    assert against("cuda:0", torch.float16, 32, "attention") == []
+    assert against("cuda:0", torch.float32, 8, "attention", dense=True) == ["it adds no dense bias"]
     assert against("cuda:1", torch.float32, 8) == ["it needs compute capability 8.0, which this device has not"]
 
 

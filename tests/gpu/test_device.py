@@ -10,6 +10,7 @@ from torch import func
 
 import xfn
 from xfn import bias
+from xfn._core.dispatch import Call, reasons
 
 from ..cases import error
 from ..device import DEVICE, gpu
@@ -107,6 +108,10 @@ def test_nothing_waits_for_the_device() -> None:
 
 
 def test_the_first_choice_on_a_gpu_is_triton() -> None:
+    """But for float32 of few features, where the CUDA library is there."""
+    few = torch.randn(1, 64, 2, 8)
+    if not reasons("cuda", Call("attention", "forward", {"q": few, "k": few, "v": few, "dense": None}, {})):
+        assert torch.equal(xfn.attention(few, few, few), xfn.attention(few, few, few, backend="cuda"))
     q = torch.randn(1, 64, 2, 64).bfloat16()
     assert torch.equal(xfn.attention(q, q, q), xfn.attention(q, q, q, backend="triton"))
     assert torch.equal(xfn.softmax(q), xfn.softmax(q, backend="triton"))

@@ -8,6 +8,8 @@ import ctypes
 import os
 import subprocess
 import sys
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +20,13 @@ from hypothesis import strategies as st
 from torch import Tensor, func
 
 import xfn
-from xfn import random
+from xfn import bias, random
+from xfn._core.dispatch import Call, choose
+from xfn.bias import Bias
 from xfn.sparsity import Csr
 
 from ..cases import error
-from ..laws.test_fuzz import FUZZ, Problem, agrees
+from ..laws.test_fuzz import FUZZ, Problem, agrees, problems
 from ..laws.test_fuzz_sparse import SparseProblem, sparse_problems
 
 emulator: Any = sys.modules.get("tests.gpu.emulator")
@@ -37,54 +41,123 @@ def test_any_call_equals_the_reference(problem: SparseProblem) -> None:
     agrees(problem, Problem.family, "cuda")
 
 
-def both(csr: Csr, x: tuple[Tensor, ...], backend: str, dtype: torch.dtype) -> list[Tensor]:
-    """Value and gradient, in a row."""
-    f = lambda q, k, v: xfn.sparse_attention_with_lse(csr, q, k, v, 0.2, key=random.key(7), backend=backend)
-    y, pull = func.vjp(f, *(t.to(dtype) for t in x))[:2]
-    return [*y, *pull(tuple(torch.linspace(-1, 1, t.numel()).view(t.shape).to(t.dtype) for t in y))]
+@pytest.mark.usefixtures("poisoned")
+@settings(FUZZ, max_examples=10)
+@given(problems(st.integers(0, 60), st.integers(0, 60), st.integers(1, 32)).filter(lambda p: p.dtype != torch.float64))
+def test_any_call_of_few_features_equals_the_reference(problem: Problem) -> None:
+    """Less what is refused: layouts, masks and dense biases."""
+    biased = tuple(name for name in problem.biased if name not in ("mask", "dense"))
+    agrees(replace(problem, biased=biased, tiles=None), Problem.pair, "cuda")
+
+
+def both(
+    sees: Csr | Bias, x: tuple[Tensor, ...], backend: str, dtype: torch.dtype, p: float = 0.2, bad: float = 0.0
+) -> list[Tensor]:
+    """Value and gradient, in a row; ``bad`` is added to the cotangents of queries from the fourth on."""
+    attend = partial(xfn.sparse_attention_with_lse, sees) if isinstance(sees, Csr) else xfn.attention_with_lse
+    more = (p,) if isinstance(sees, Csr) else (sees, p)
+    y, pull = func.vjp(lambda *x: attend(*x, *more, key=random.key(7), backend=backend), *(t.to(dtype) for t in x))[:2]
+    out, lse = (torch.linspace(-1, 1, t.numel()).view(t.shape).to(t.dtype) for t in y)
+    out[3:] += bad
+    lse[:, 3:] += bad
+    return [*y, *pull((out, lse))]
+
+
+WIDTHS = {
+    "entries": [(1, 1), (8, 16), (256, 30), (257, 3), (264, 512), (40, 1024), (1001, 7)],
+    "all": [(1, 1), (3, 4), (5, 2), (8, 8), (1, 9), (16, 13), (17, 2), (5, 32)],
+}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize(("K", "V"), [(1, 1), (8, 16), (256, 30), (257, 3), (264, 512), (40, 1024), (1001, 7)])
+@pytest.mark.parametrize(
+    ("way", "K", "V"), [pytest.param(way, *at, id=f"{way}-{at}") for way, many in WIDTHS.items() for at in many]
+)
 @pytest.mark.parametrize("spare", [0, 1])
-def test_rows_of_any_width(K: int, V: int, dtype: torch.dtype, spare: int) -> None:
+def test_rows_of_any_width(way: str, K: int, V: int, dtype: torch.dtype, spare: int) -> None:
     """Whole vectors or not, and in memory where they begin at any number."""
     draw = lambda *shape: torch.randn(*shape[:-1], shape[-1] + 2 * spare)[..., spare : spare + shape[-1]]
-    csr = Csr.from_mask(random.bernoulli(random.key(1), 0.5, (6, 70)))
+    sees = Csr.from_mask(random.bernoulli(random.key(1), 0.5, (6, 70))) if way == "entries" else bias.local(60, 65)
     x = tuple(draw(*shape).to(dtype) for shape in ((6, 2, K), (70, 1, K), (70, 1, V)))
+    agree(sees, x, dtype, 0.2 * spare)
+
+
+def agree(sees: Csr | Bias, x: tuple[Tensor, ...], dtype: torch.dtype, p: float) -> None:
     got, same, exact = (
-        both(csr, x, backend, to)
+        both(sees, x, backend, to, p)
         for backend, to in (("cuda", dtype), ("reference", dtype), ("reference", torch.float64))
     )
     for mine, theirs, right in zip(got, same, exact, strict=True):
-        assert error(mine, right) <= 3 * error(theirs, right) + 4 * torch.finfo(dtype).eps
+        assert error(mine, right) <= 3 * error(theirs, right) + 8 * torch.finfo(dtype).eps
+
+
+APART = {
+    "entries": Csr.from_mask(torch.block_diag(torch.ones(3, 2), torch.ones(4, 3)).bool()),
+    "segments": bias.segments([3, 4], [2, 3]),
+    "span": bias.span(torch.tensor([0, 0, 0, 2, 2, 2, 2]), torch.tensor([2, 2, 2, 5, 5, 5, 5])),
+}
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
-def test_two_documents_never_meet(bad: float) -> None:
-    csr = Csr.from_mask(torch.block_diag(torch.ones(3, 2), torch.ones(4, 3)).bool())
+@pytest.mark.parametrize("sees", APART.values(), ids=APART)
+def test_two_documents_never_meet(sees: Csr | Bias, bad: float) -> None:
+    """The second's queries, keys, values and cotangents are spoilt, one after the other."""
     x = tuple(torch.randn(n, 2, 4) for n in (7, 5, 5))
-    spoilt = tuple(t.index_fill(0, torch.arange(first, len(t)), bad) for t, first in zip(x, (3, 2, 2), strict=True))
-    pairs = zip(both(csr, spoilt, "cuda", torch.float32), both(csr, x, "cuda", torch.float32), strict=True)
+    want = both(sees, x, "cuda", torch.float32)
     first: tuple[Any, ...] = (slice(3), (slice(None), slice(3)), slice(3), slice(2), slice(2))
-    for (got, want), part in zip(pairs, first, strict=True):
-        assert torch.equal(got[part], want[part])
-        assert not got.isfinite().all()
+    for i in range(4):
+        spoilt = tuple(t.index_fill(0, torch.arange(3 if j == 0 else 2, len(t)), bad) if i == j else t
+                       for j, t in enumerate(x))  # fmt: skip
+        found = both(sees, spoilt, "cuda", torch.float32, bad=bad if i == 3 else 0.0)
+        for got, right, part in zip(found, want, first, strict=True):
+            assert torch.equal(got[part], right[part])
+        assert not all(got.isfinite().all() for got in found)
 
 
-def test_a_row_that_sees_nothing_takes_any_cotangent() -> None:
-    csr = Csr.from_mask(torch.tensor([[True, True], [False, False], [True, False]]))
+BLIND = {
+    "entries": Csr.from_mask(torch.tensor([[True, True], [False, False], [True, False]])),
+    "span": bias.span(0, torch.tensor([2, 0, 1])),
+}
+
+
+@pytest.mark.parametrize("sees", BLIND.values(), ids=BLIND)
+def test_a_row_that_sees_nothing_takes_any_cotangent(sees: Csr | Bias) -> None:
     x = tuple(torch.randn(n, 2, 4) for n in (3, 2, 2))
-    out, lse, dq, *_ = both(csr, x, "cuda", torch.float32)
+    out, lse, dq, *_ = both(sees, x, "cuda", torch.float32)
     assert (out[1] == 0).all()
     assert (lse[:, 1] == -torch.inf).all()
     assert (dq[1] == 0).all()
 
 
-def test_bits_repeat() -> None:
-    csr = Csr.from_mask(random.bernoulli(random.key(2), 0.4, (40, 50)))
+@pytest.mark.parametrize("few", [False, True])
+def test_bits_repeat(few: bool) -> None:
+    sees = bias.causal() if few else Csr.from_mask(random.bernoulli(random.key(2), 0.4, (40, 50)))
     x = tuple(torch.randn(2, n, h, 24) for n, h in ((40, 4), (50, 2), (50, 2)))
-    assert all(map(torch.equal, *(both(csr, x, "cuda", torch.bfloat16) for _ in range(2))))
+    assert all(map(torch.equal, *(both(sees, x, "cuda", torch.bfloat16) for _ in range(2))))
+
+
+def test_calls_of_many_tiles() -> None:
+    """Of queries, and in each of them of keys, some of which all of a warp see; an example shares its keys."""
+    x = torch.randn(2, 300, 2, 3), torch.randn(1, 280, 1, 3), torch.randn(280, 1, 11)
+    agree(bias.local(60, 150), x, torch.float32, 0.0)
+    agree(bias.causal(), x, torch.float32, 0.2)
+
+
+def test_they_are_chosen_where_they_pay() -> None:
+    def first(dtype: torch.dtype, K: int, V: int, backend: str | None = None) -> str:
+        q, v = torch.empty(3, 1, K, dtype=dtype), torch.empty(3, 1, V, dtype=dtype)
+        tensors = {"q": q, "k": q, "v": v, "dense": None}
+        return str(choose(["cuda", "tiled"], Call("attention", "forward", tensors, {}), backend).__module__)
+
+    ours, others = "xfn.kernels.cuda.attention", "xfn.kernels.tiled.attention"
+    assert first(torch.float32, 8, 1) == ours
+    assert first(torch.float32, 8, 9) == first(torch.bfloat16, 8, 8) == others
+    assert first(torch.bfloat16, 8, 9, "cuda") == ours
+    torch.set_float32_matmul_precision("high")
+    try:
+        assert first(torch.float32, 8, 8) == others
+    finally:
+        torch.set_float32_matmul_precision("highest")
 
 
 def test_tables_that_lie_read_nothing_else() -> None:
@@ -130,22 +203,31 @@ def test_a_mistake_is_found(which: int) -> None:
 
 
 MISTAKES = {
-    "no edge": ("if (f >= features) continue;\n      const Pack", "const Pack", "outside of the tensors"),
-    "no rescaling": ("sum * times + sums * others", "sum + sums", "exceeds"),
+    "no edge, no barrier": [
+        ("if (f >= features) continue;\n      const Pack", "const Pack", "outside of the tensors"),
+        ("p.N, p.V);\n    __syncthreads();", "p.N, p.V);", "a race"),
+    ],
+    "no rescaling": [("sum * times + sums * others", "sum + sums", "exceeds"), ("sum[i] *= times, ", "", "exceeds")],
 }
+"""In the kernels over entries, and in those of few features."""
 
 
 @pytest.mark.parametrize("name", MISTAKES)
 def test_a_mistake_in_the_kernels_is_found(name: str, tmp_path: Path) -> None:
     """By the laws, as they are."""
-    right, wrong, said = MISTAKES[name]
     sources = {path.name: path.read_text() for path in emulator.SOURCES.iterdir()}
-    assert sum(right in text for text in sources.values()) == 1
+    for right, wrong, _ in MISTAKES[name]:
+        assert sum(right in text for text in sources.values()) == 1
+        sources = {file: text.replace(right, wrong) for file, text in sources.items()}
     for file, text in sources.items():
-        (tmp_path / file).write_text(text.replace(right, wrong))
-    laws = ["tests/laws/test_kernels.py", "-k", "sparse_attention-all and cuda and float32 and ward"]
+        (tmp_path / file).write_text(text)
+    ops = ["sparse_attention-all", "attention-window"]
+    laws = ["tests/laws/test_kernels.py", "-k", f"({' or '.join(ops)}) and cuda and float32 and ward"]
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "tests.gpu.emulator", *laws]
-    environment = os.environ | {"XFN_EMULATED": str(emulator.compile(tmp_path, tmp_path / "built"))}
+    library = str(emulator.compile(tmp_path, tmp_path / "built"))
+    environment = os.environ | {"XFN_EMULATED": library, "COLUMNS": "1000"}
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
     assert done.returncode == 1, done.stdout + done.stderr
-    assert said in done.stdout
+    failed = [line for line in done.stdout.splitlines() if line.startswith("FAILED")]
+    for op, (*_, said) in zip(ops, MISTAKES[name], strict=True):
+        assert any(f"[{op}" in line and said in line for line in failed), done.stdout

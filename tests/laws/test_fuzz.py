@@ -26,6 +26,7 @@ Tensors = tuple[Tensor, ...]
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 BIASES = ("causal", "bottom-right", "local", "span", "left", "segments", "mask", "dense", "alibi")
 LENGTH = st.one_of(st.integers(0, 20), st.integers(0, 150))
+FEATURES = st.one_of(st.integers(1, 20), st.integers(1, 80), st.sampled_from([128, 200, 257]))
 LAYOUTS = ("plain", "heads first", "features sliced", "every second feature", "features first", "one for all")
 
 FUZZ = settings(
@@ -118,6 +119,13 @@ class Problem:
 
     def family(self, backend: str, dtype: torch.dtype) -> dict[str, Any]:
         """Every member of the family, on numbers rounded to the problem's dtype and, but for its own, kept in that."""
+        return self.members(backend, dtype, True)
+
+    def pair(self, backend: str, dtype: torch.dtype) -> dict[str, Any]:
+        """Its first two."""
+        return self.members(backend, dtype, False)
+
+    def members(self, backend: str, dtype: torch.dtype, whole: bool) -> dict[str, Any]:
         x, u, w = (self.rounded(i, dtype) for i in range(3))
         f = self.call(backend)
         y = f(*x)
@@ -129,7 +137,10 @@ class Problem:
         dy, tdy = (tuple(draw(t.shape, t.dtype) for t in y) for _ in range(2))
         gradient = lambda dy, *x: func.vjp(f, *x)[1](dy)
         push = lambda *x: func.jvp(f, x, u)
-        found = {"forward": y, "backward": gradient(dy, *x), "jvp": push(*x)[1]}
+        found = {"forward": y, "backward": gradient(dy, *x)}
+        if not whole:
+            return found
+        found["jvp"] = push(*x)[1]
         found["hvp"] = func.jvp(gradient, (dy, *x), (tdy, *u))[1]
         found["jvp2"] = func.jvp(push, x, w)[1][1]
         return found
@@ -152,11 +163,13 @@ def lay(t: Tensor, how: str) -> Tensor:
 
 @st.composite
 def problems(
-    draw: st.DrawFn, queries: st.SearchStrategy[int] = LENGTH, keys: st.SearchStrategy[int] = LENGTH
+    draw: st.DrawFn,
+    queries: st.SearchStrategy[int] = LENGTH,
+    keys: st.SearchStrategy[int] = LENGTH,
+    features: st.SearchStrategy[int] = FEATURES,
 ) -> Problem:
     few = st.integers(1, 3)
     M, N, G, R = draw(queries), draw(keys), draw(few), draw(few)
-    features = st.one_of(st.integers(1, 20), st.integers(1, 80), st.sampled_from([128, 200, 257]))
     K, V = draw(features), draw(features)
     batch = draw(st.lists(few, max_size=2))
     own = lambda: tuple(draw(st.sampled_from([n, 1])) for n in batch[draw(st.integers(0, len(batch))) :])

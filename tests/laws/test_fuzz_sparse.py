@@ -13,7 +13,7 @@ import xfn
 from xfn import random
 from xfn.sparsity import Csr
 
-from .test_fuzz import DTYPES, FUZZ, LAYOUTS, Problem, Tensors, equals_the_reference
+from .test_fuzz import DTYPES, FEATURES, FUZZ, LAYOUTS, Problem, Tensors, equals_the_reference
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,7 @@ LENGTH = st.one_of(st.integers(0, 20), st.integers(0, 150))
 def sparse_problems(draw: st.DrawFn, length: st.SearchStrategy[int] = LENGTH) -> SparseProblem:
     few = st.integers(1, 3)
     M, N, G, R = draw(length), draw(length), draw(few), draw(few)
-    features = st.one_of(st.integers(1, 20), st.integers(1, 80), st.sampled_from([128, 200, 257]))
-    K, V = draw(features), draw(features)
+    K, V = draw(FEATURES), draw(FEATURES)
     batch = draw(st.lists(few, max_size=2))
     own = lambda: tuple(draw(st.sampled_from([n, 1])) for n in batch[draw(st.integers(0, len(batch))) :])
     heads = draw(st.sampled_from([(), (1,), (G * R,)]))

@@ -9,118 +9,9 @@
 // Numbers of one sum are added by one thread, in ascending order of what they stand for. Hidden keys are passed over, and
 // not multiplied by zero, so that whatever they hold stays there.
 #pragma once
-#include "warp.cuh"
+#include "tile.cuh"
 
 namespace xfn {
-
-constexpr int THREADS = WARP * WARPS, EIGHT = 8;  // keys or queries that are met together
-constexpr int ROOM = 4096, LEAST = 4;             // numbers of a tile; features of its narrowest rows
-
-struct Tile {
-  float numbers[ROOM];
-  int lo[ROOM / LEAST / 2], hi[ROOM / LEAST / 2];
-  int first[WARPS], last[WARPS];
-};
-__device__ static Tile& tile() {
-  __shared__ Tile here;
-  return here;
-}
-
-// The task of a block: some lines, `each` of them, of one head of one example; the last lines come first, for they may see
-// the most.
-struct Share {
-  int64_t index, count, pairs, heads;
-  int lines, each;
-  __device__ Share(int64_t examples, int64_t heads, int64_t lines, int each)
-      : index(blockIdx.x),
-        count(examples * heads * ((lines + each - 1) / each)),
-        pairs(examples * heads),
-        heads(heads),
-        lines((int)lines),
-        each(each) {}
-  __device__ bool left() const { return index < count; }
-  __device__ void next() { index += gridDim.x; }
-  __device__ int64_t head() const { return index % pairs % heads; }
-  __device__ int64_t example() const { return index % pairs / heads; }
-  __device__ int first() const { return (int)((count - 1 - index) / pairs) * each; }
-};
-
-// Numbers of any dtype: which one is asked once a row.
-template <int W, class T> __device__ void load(float (&x)[W], const T* row, int features, float times) {
-#pragma unroll
-  for (int f = 0; f < W; f++) x[f] = f < features ? widen(row[f]) * times : 0;
-}
-template <int W> __device__ void load(float (&x)[W], Dtype type, const Features& t, int64_t b, int64_t i, int64_t h,
-                                      int64_t features, float times = 1) {
-  if (type == Dtype::f32) return load(x, row_of<float>(t, b, i, h), (int)features, times);
-  if (type == Dtype::f16) return load(x, row_of<__half>(t, b, i, h), (int)features, times);
-  load(x, row_of<__nv_bfloat16>(t, b, i, h), (int)features, times);
-}
-template <int W, class T> __device__ void store(const float (&x)[W], T* row, int features, float times) {
-#pragma unroll
-  for (int f = 0; f < W; f++)
-    if (f < features) narrow(x[f] * times, row[f]);
-}
-template <int W>
-__device__ void store(const float (&x)[W], Dtype type, void* result, int64_t row, int64_t features, float times) {
-  if (type == Dtype::f32) return store(x, static_cast<float*>(result) + row * features, (int)features, times);
-  if (type == Dtype::f16) return store(x, static_cast<__half*>(result) + row * features, (int)features, times);
-  store(x, static_cast<__nv_bfloat16*>(result) + row * features, (int)features, times);
-}
-
-// Rows of a tile, from line `first` on; zeros behind the last.
-template <int W, class T> __device__ void fill(float* rows, int count, const Features& t, int64_t b, int first,
-                                               int64_t h, int64_t lines, int64_t features, float times) {
-  for (int at = threadIdx.x; at < count * W; at += THREADS) {
-    const int line = first + at / W, f = at % W;
-    rows[at] = line < lines && f < features ? widen(row_of<T>(t, b, line, h)[f]) * times : 0;
-  }
-}
-template <int W> __device__ void fill(float* rows, int count, Dtype type, const Features& t, int64_t b, int first,
-                                      int64_t h, int64_t lines, int64_t features, float times = 1) {
-  if (type == Dtype::f32) return fill<W, float>(rows, count, t, b, first, h, lines, features, times);
-  if (type == Dtype::f16) return fill<W, __half>(rows, count, t, b, first, h, lines, features, times);
-  fill<W, __nv_bfloat16>(rows, count, t, b, first, h, lines, features, times);
-}
-template <int W> __device__ void read(float (&x)[W], const float* row) {
-#pragma unroll
-  for (int f = 0; f < W; f += 4) {
-    const Pack<float, 4> pack = *reinterpret_cast<const Pack<float, 4>*>(row + f);
-#pragma unroll
-    for (int j = 0; j < 4; j++) x[f + j] = pack.at[j];
-  }
-}
-
-template <int W> __device__ float dot(const float (&x)[W], const float (&y)[W]) {
-  float sum = 0;
-#pragma unroll
-  for (int f = 0; f < W; f++) sum = fmaf(x[f], y[f], sum);
-  return sum;
-}
-template <int W> __device__ void add(float (&x)[W], float weight, const float (&y)[W]) {
-#pragma unroll
-  for (int f = 0; f < W; f++) x[f] = fmaf(weight, y[f], x[f]);
-}
-
-struct Span {
-  int first, last;
-  __device__ static Span of_warp(int first, int last) {  // from the least first to the most last of its lanes
-    for (int step = WARP / 2; step; step /= 2) {
-      first = min(first, __shfl_xor_sync(ALL, first, step));
-      last = max(last, __shfl_xor_sync(ALL, last, step));
-    }
-    return {first, last};
-  }
-  __device__ Span of_block() const {  // of those of its warps
-    Tile& t = tile();
-    __syncthreads();  // with what was there before
-    if (threadIdx.x % WARP == 0) t.first[threadIdx.x / WARP] = first, t.last[threadIdx.x / WARP] = last;
-    __syncthreads();
-    Span all = *this;
-    for (int w = 0; w < WARPS; w++) all = {min(all.first, t.first[w]), max(all.last, t.last[w])};
-    return all;
-  }
-};
 
 __device__ inline Span bounds(const Call& p, int64_t b, int64_t m) {  // lo ≤ n < hi, of query m
   const int64_t lo = p.lo.data ? p.lo.data[b * p.lo.batch + m * p.lo.length] : 0;
@@ -145,6 +36,9 @@ template <int Q> struct Sight {
     const Span others = Span::of_warp(early, late);
     whole = {others.last, others.first};
   }
+  __device__ bool plain(const Call& p, int n) const {  // whether all see eight keys, and nothing is added or dropped
+    return n >= whole.first && n + EIGHT <= whole.last && !p.slopes.data && !p.key;
+  }
   __device__ bool sees(int i, int n) const { return n >= of[i].first && n < of[i].last; }
 };
 
@@ -168,7 +62,7 @@ template <int W, int Q> struct Held {  // by a thread, of the forward
   float q[Q][W], o[Q][W] = {}, top[Q], sum[Q];
   float slope;
 
-  template <bool WHOLE> __device__ void meet(const Call& p, int64_t b, int64_t h, int m, const Sight<Q>& sight,
+  template <bool PLAIN> __device__ void meet(const Call& p, int64_t b, int64_t h, int m, const Sight<Q>& sight,
                                              const float* keys, const float* values, int n) {
     float s[Q][EIGHT];
 #pragma unroll
@@ -183,19 +77,19 @@ template <int W, int Q> struct Held {  // by a thread, of the forward
       float most = top[i];
 #pragma unroll
       for (int j = 0; j < EIGHT; j++) {
-        if (p.slopes.data) s[i][j] -= slope * (float)abs(m + i * WARP - n - j);
-        if (!WHOLE && !sight.sees(i, n + j)) s[i][j] = -FAR;
+        if (!PLAIN && p.slopes.data) s[i][j] -= slope * (float)abs(m + i * WARP - n - j);
+        if (!PLAIN && !sight.sees(i, n + j)) s[i][j] = -FAR;
         most = fmaxf(most, s[i][j]);
       }
-      const float peak = most == -FAR ? 0 : most, times = exp2f(top[i] - peak);
+      const float peak = most == -FAR ? 0 : most, times = power(top[i] - peak);
       sum[i] *= times, top[i] = most;
 #pragma unroll
       for (int f = 0; f < W; f++) o[i][f] *= times;
-      const unsigned keep = p.key ? Lots(p, b, h, m + i * WARP, n / EIGHT).bits(p) : ~0u;
+      const unsigned keep = !PLAIN && p.key ? Lots(p, b, h, m + i * WARP, n / EIGHT).bits(p) : ~0u;
 #pragma unroll
       for (int j = 0; j < EIGHT; j++) {
-        s[i][j] = exp2f(s[i][j] - peak), sum[i] += s[i][j];
-        if (!(keep >> j & 1)) s[i][j] = 0;
+        s[i][j] = power(s[i][j] - peak), sum[i] += s[i][j];
+        if (!PLAIN && !(keep >> j & 1)) s[i][j] = 0;
       }
     }
 #pragma unroll
@@ -204,7 +98,7 @@ template <int W, int Q> struct Held {  // by a thread, of the forward
       read(v, values + j * W);
 #pragma unroll
       for (int i = 0; i < Q; i++)
-        if (WHOLE || sight.sees(i, n + j)) add(o[i], s[i][j], v);
+        if (PLAIN || sight.sees(i, n + j)) add(o[i], s[i][j], v);
     }
   }
 };
@@ -230,7 +124,7 @@ KERNEL attend(const __grid_constant__ Call p) {
       }
     }
     over_keys<W>(p, b, h / (p.H / p.G), sight.some, [&](const float* keys, const float* values, int n) {
-      if (n >= sight.whole.first && n + EIGHT <= sight.whole.last)
+      if (sight.plain(p, n))
         held.template meet<true>(p, b, h, m, sight, keys, values, n);
       else
         held.template meet<false>(p, b, h, m, sight, keys, values, n);
@@ -268,24 +162,32 @@ KERNEL by_queries(const __grid_constant__ Call p) {
       load(q[i], p.type, p.q, b, row, h, p.K, p.scale * LOG2E);
     }
     if (!p.result && !p.shifts) continue;
-    over_keys<W>(p, b, h / (p.H / p.G), sight.some, [&](const float* keys, const float* values, int n) {
+    const auto meet = [&]<bool PLAIN>(const float* keys, const float* values, int n) {
       unsigned keep[Q];
 #pragma unroll
-      for (int i = 0; i < Q; i++) keep[i] = p.key ? Lots(p, b, h, m + i * WARP, n / EIGHT).bits(p) : ~0u;
-#pragma unroll 1
+      for (int i = 0; i < Q; i++) keep[i] = !PLAIN && p.key ? Lots(p, b, h, m + i * WARP, n / EIGHT).bits(p) : ~0u;
+#pragma unroll(PLAIN ? 2 : 1)
       for (int j = 0; j < EIGHT; j++) {
         float k[W], v[W];
         read(k, keys + j * W), read(v, values + j * W);
 #pragma unroll
         for (int i = 0; i < Q; i++) {
-          if (!sight.sees(i, n + j)) continue;
-          const float away = (float)abs(m + i * WARP - n - j), y = dot(dout[i], v);
-          const float s = dot(q[i], k) - (p.slopes.data ? slope * away : 0);
-          const float dS = exp2f(s - reach[i]) * ((keep[i] >> j & 1 ? y * p.grow : 0) - delta[i]);
+          if (!PLAIN && !sight.sees(i, n + j)) continue;
+          float s = dot(q[i], k), y = dot(dout[i], v);
+          const float away = (float)abs(m + i * WARP - n - j);
+          if (!PLAIN && p.slopes.data) s -= slope * away;
+          if (!PLAIN) y = keep[i] >> j & 1 ? y * p.grow : 0;
+          const float dS = power(s - reach[i]) * (y - delta[i]);
           add(dq[i], dS, k);
-          if (p.shifts) shift[i] -= dS * away;
+          if (!PLAIN) shift[i] -= dS * away;
         }
       }
+    };
+    over_keys<W>(p, b, h / (p.H / p.G), sight.some, [&](const float* keys, const float* values, int n) {
+      if (sight.plain(p, n))
+        meet.template operator()<true>(keys, values, n);
+      else
+        meet.template operator()<false>(keys, values, n);
     });
 #pragma unroll
     for (int i = 0; i < Q; i++) {
@@ -322,6 +224,23 @@ KERNEL by_keys(const __grid_constant__ Call p) {
     for (int i = 0; i < Q; i++)
       if (n + i * WARP < p.N)
         load(k[i], p.type, p.k, b, n + i * WARP, g, p.K), load(v[i], p.type, p.v, b, n + i * WARP, g, p.V);
+    const auto meet = [&]<bool PLAIN>(int j, int lo, int hi, int away, float slope, const unsigned (&bits)[Q]) {
+      float q[W], dout[W];
+      read(q, queries + j * W), read(dout, pulls + j * W);
+#pragma unroll
+      for (int i = 0; i < Q; i++) {
+        bool keep = true;
+        if (!PLAIN && p.key) keep = __shfl_sync(ALL, bits[i], lane / EIGHT * EIGHT + j % EIGHT) >> lane % EIGHT & 1;
+        const int place = n + i * WARP;
+        if (!PLAIN && (place < lo || place >= hi)) continue;
+        float s = dot(q, k[i]), y = dot(dout, v[i]);
+        if (!PLAIN && p.slopes.data) s -= slope * (float)abs(away - i * WARP);
+        if (!PLAIN) y = keep ? y * p.grow : 0;
+        const float weight = power(s - reach[j]);
+        add(dk[i], weight * (y - delta[j]), q);
+        if (keep) add(dv[i], PLAIN ? weight : weight * p.grow, dout);
+      }
+    };
     const Span seen = watchers(p, b, task.first(), task.first() + THREADS * Q);
     for (int64_t h = g * R; h < (g + 1) * R; h++) {
       const float slope = number(p.slopes, b, h, 0) * LOG2E;
@@ -347,22 +266,13 @@ KERNEL by_keys(const __grid_constant__ Call p) {
               bits[i] = Lots(p, b, h, m0 + row + lane % EIGHT, (n + i * WARP) / EIGHT).bits(p);
           }
 #pragma unroll 1
-          for (int j = 0; j < EIGHT; j++) {
-            const int lo = at.lo[row + j], hi = at.hi[row + j], m = m0 + row + j;
+          for (int j = row; j < row + EIGHT; j++) {
+            const int lo = at.lo[j], hi = at.hi[j], away = m0 + j - n;
             if (max(lo, first) >= min(hi, last)) continue;
-            float q[W], dout[W];
-            read(q, queries + (row + j) * W), read(dout, pulls + (row + j) * W);
-#pragma unroll
-            for (int i = 0; i < Q; i++) {
-              bool keep = true;
-              if (p.key) keep = __shfl_sync(ALL, bits[i], lane / EIGHT * EIGHT + j) >> lane % EIGHT & 1;
-              const int place = n + i * WARP;
-              if (place < lo || place >= hi) continue;
-              const float s = dot(q, k[i]) - (p.slopes.data ? slope * (float)abs(m - place) : 0);
-              const float weight = exp2f(s - reach[row + j]), y = dot(dout, v[i]);
-              add(dk[i], weight * ((keep ? y * p.grow : 0) - delta[row + j]), q);
-              if (keep) add(dv[i], weight * p.grow, dout);
-            }
+            if (W < 32 && lo <= first && hi >= last && !p.slopes.data && !p.key)
+              meet.template operator()<true>(j, lo, hi, away, slope, bits);
+            else
+              meet.template operator()<false>(j, lo, hi, away, slope, bits);
           }
         }
       }

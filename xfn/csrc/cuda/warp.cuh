@@ -22,6 +22,16 @@ __device__ inline void narrow(float x, float& to) { to = x; }
 __device__ inline void narrow(float x, __half& to) { to = __float2half_rn(x); }
 __device__ inline void narrow(float x, __nv_bfloat16& to) { to = __float2bfloat16_rn(x); }
 
+// 2ˣ as one instruction; less than 2⁻¹²⁶ is 0.
+__device__ inline float power(float x) {
+#ifdef __CUDA_ARCH__
+  float found;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(found) : "f"(x));
+  return found;
+#else
+  return exp2f(x);
+#endif
+}
 // lse in base 2, +∞ where nothing is seen.
 __device__ inline float base2(float lse) { return lse == -FAR ? FAR : lse * LOG2E; }
 
