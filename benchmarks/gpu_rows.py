@@ -65,6 +65,9 @@ def rows(where: Where) -> Iterator[Row]:
         yield dense(where, BOTH, S, D, True, CAUSAL[D])
     for D in (128, 64):
         yield Row("hopper", f"forward dense, {D} features", partial(gluon, where, D), aims(triton=(1.0, 1.25)))
+    for what, kind in ((FORWARD, torch.float32), (BOTH, torch.float32), (FORWARD, torch.bfloat16)):
+        asked = aims(triton=(1.0, 1.5)) if kind == torch.float32 else ()
+        yield Row("few", f"{what} of 8 features, 4x256x4096x8, {kind}", partial(few, where, what, kind), asked)
     yield Row("bias", "forward 8x16x2048x128", partial(biased, where, FORWARD), aims(
         efficient=(1.8, 2.5), flex=(1.1, 1.4), cudnn=(0.9, 1.1)))  # fmt: skip
     yield Row("bias", "forward+backward 8x16x2048x128", partial(biased, where, BOTH), (
@@ -110,7 +113,6 @@ def dense(where: Where, what: str, S: int, D: int, causal: bool, asked: Any) -> 
 
 def gluon(where: Where, D: int) -> Contest:
     """The kernel that only devices of compute capability 9.0 have, against the one of all; elsewhere they are one."""
-    size = where.sized(4096, D)
     config: Any = importlib.import_module("xfn.kernels.triton.attention.config") if find_spec("triton") else None
 
     def without(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -120,12 +122,18 @@ def gluon(where: Where, D: int) -> Contest:
         finally:
             config.HOPPER = before
 
-    ours: Attend = lambda q, k, v: xfn.attention(q, k, v)
-    plain = match(where, pulled(FORWARD), where.tensors(*size), without, {})
-    made = match(where, pulled(FORWARD), where.tensors(*size), ours, {})
-    if config is None:
-        return Contest(made.ours, {"triton": "triton is not installed"})
-    return Contest(made.ours, {}, {"triton": plain.ours})
+    ts = where.tensors(*where.sized(4096, D))
+    plain, made = (match(where, pulled(FORWARD), ts, f, {}) for f in (without, xfn.attention))
+    absent = {"triton": "triton is not installed"}
+    return Contest(made.ours, absent) if config is None else Contest(made.ours, {}, {"triton": plain.ours})
+
+
+def few(where: Where, what: str, dtype: torch.dtype) -> Contest:
+    """CUDA's kernels of few features against Triton's, whichever is the first choice."""
+    ts = [t.to(dtype) for t in where.tensors(*where.sized(4096, 8))]
+    both = (partial(xfn.attention, backend=None if where.dry else name) for name in ("cuda", "triton"))
+    made, plain = (match(where, pulled(what), ts, f, sdpa("efficient")) for f in both)
+    return Contest(made.ours, made.peers, {"triton": plain.ours})
 
 
 def biased(where: Where, what: str) -> Contest:

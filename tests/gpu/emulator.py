@@ -31,7 +31,13 @@ def compile(sources: Path, into: Path = BUILD) -> Path:
 
     files = sorted(p for folder in (sources, DEVICE) for p in folder.iterdir())
     parts = [p for p in files if p.suffix in (".cu", ".cpp")]
-    told = ["-DXFN_DEVICE=CPU", f'-DXFN_VERSION="{version("xfn")}"', '-DXFN_TARGETS="emulated"', STABLE]
+    told = [
+        "-DXFN_BLOCKS=3",
+        "-DXFN_DEVICE=CPU",
+        f'-DXFN_VERSION="{version("xfn")}"',
+        '-DXFN_TARGETS="emulated"',
+        STABLE,
+    ]
     common = ["g++", *FLAGS, *told, *("-isystem" + p for p in include_paths()), f"-I{DEVICE}"]
     headers = (
         b"".join(p.read_bytes() for p in files if p not in parts) + f"{common}{WATCHED}{torch.__version__}".encode()

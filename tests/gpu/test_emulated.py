@@ -140,7 +140,7 @@ def test_calls_of_many_tiles() -> None:
     """Of queries, and in each of them of keys, some of which all of a warp see; an example shares its keys."""
     x = torch.randn(2, 300, 2, 3), torch.randn(1, 280, 1, 3), torch.randn(280, 1, 11)
     agree(bias.local(60, 150), x, torch.float32, 0.0)
-    agree(bias.causal(), x, torch.float32, 0.2)
+    agree(bias.causal(), tuple(t.bfloat16() for t in x), torch.bfloat16, 0.2)
 
 
 def test_they_are_chosen_where_they_pay() -> None:

@@ -8,10 +8,13 @@
 
 #include "call.h"
 
+#ifndef XFN_BLOCKS  // of a launch, at most
+#define XFN_BLOCKS 0x7fffffff
+#endif
+
 namespace xfn {
 
-constexpr int WARP = 32, WARPS = 4;   // lanes in a warp, warps in a block
-constexpr int64_t MOST = 0x7fffffff;  // blocks of a launch
+constexpr int WARP = 32, WARPS = 4;  // lanes in a warp, warps in a block
 constexpr unsigned ALL = 0xffffffffu;
 constexpr float LOG2E = 1.4426950408889634f, LN2 = 0.6931471805599453f, FAR = __builtin_inff();
 
@@ -178,7 +181,7 @@ __device__ void walk(const Line& line, int64_t bound, const Lanes& at, bool drop
 inline int start(void (*kernel)(Call), const Call& call, int64_t blocks, void* stream) {
   if (!blocks) return 0;
   cudaLaunchConfig_t config{};
-  config.gridDim = dim3((unsigned)std::min(blocks, MOST));
+  config.gridDim = dim3((unsigned)std::min<int64_t>(blocks, XFN_BLOCKS));
   config.blockDim = dim3(WARP * WARPS);
   config.stream = static_cast<cudaStream_t>(stream);
   return (int)cudaLaunchKernelEx(&config, kernel, call);
