@@ -104,6 +104,6 @@ def choose(backends: Sequence[str], call: Call, backend: str | None) -> Any:
         kernels = module(name, call.op)
         if backend or getattr(kernels, "worth", _always)(call):
             return getattr(kernels, call.member)
-        against[name] = ["it is slower than others at such a size, and has to be named"]
+        against[name] = ["it is not chosen for such a call unless it is named"]
     lines = [f"    {name}: {'; '.join(why)}" for name, why in against.items()]
     raise Unsupported("\n".join((f"no backend can run {call}", *lines, '    backend="reference" always can, slowly')))

@@ -15,8 +15,8 @@ from .products import OPS, launch, line, refused
 
 WIDEST = 32
 FEW = 8
-"""Features up to which these kernels are the first choice, where float32 is multiplied exactly: products take a tile of
-tensor cores no time, but there they are sums of single numbers as here, and in Triton of sixteen features at least."""
+"""Features up to which these kernels are the first choice, where float32 is multiplied exactly: Triton multiplies such
+numbers one by one, too, but sixteen features at least, and all others on tensor cores."""
 
 
 def supports(call: Call) -> list[str]:
