@@ -38,10 +38,10 @@ KERNELS = [
     for case in cases
     if "long" not in case.tags
     for backend in primitive.backends
-    if backend in here or case is cases[0]
     for member in implemented(primitive, backend)
+    if (backend in here and hasattr(module(backend, primitive.name), member.member)) or case is cases[0]
 ]
-"""Of backends that do not run here, which refuse whatever the case, only the first."""
+"""Of backends that do not run here, or lack a member, which refuse whatever the case, only the first."""
 
 
 class Arguments:

@@ -80,30 +80,34 @@ def at_once(
     return getattr(kernels, member, None) if certain and certain(device.type, given) else None
 
 
-def whole(backends: Sequence[str], call: Call, part: str, backend: str | None) -> Any:
-    """The function that runs ``call``, if the backend that would run its ``part`` has one; otherwise None."""
-    for name in (backend,) if backend else backends:
-        if not reasons(name, call):
-            return getattr(module(name, call.op), call.member)
-        if not reasons(name, replace(call, member=part)):
-            return None
-    return None
-
-
 def _always(call: Call) -> bool:
     return True
+
+
+def _against(name: str, call: Call, named: bool) -> list[str]:
+    """Its reasons; or, unless it was named, that others are better at it."""
+    found = reasons(name, call)
+    if found or named or getattr(module(name, call.op), "worth", _always)(call):
+        return found
+    return ["it is slower than others at such a size, and has to be named"]
 
 
 def choose(backends: Sequence[str], call: Call, backend: str | None) -> Any:
     """The function that runs ``call``."""
     against: dict[str, list[str]] = {}
     for name in (backend,) if backend else backends:
-        against[name] = reasons(name, call)
-        if against[name]:
-            continue
-        kernels = module(name, call.op)
-        if backend or getattr(kernels, "worth", _always)(call):
-            return getattr(kernels, call.member)
-        against[name] = ["it is not chosen for such a call unless it is named"]
+        against[name] = _against(name, call, bool(backend))
+        if not against[name]:
+            return getattr(module(name, call.op), call.member)
     lines = [f"    {name}: {'; '.join(why)}" for name, why in against.items()]
     raise Unsupported("\n".join((f"no backend can run {call}", *lines, '    backend="reference" always can, slowly')))
+
+
+def whole(backends: Sequence[str], call: Call, part: str, backend: str | None) -> Any:
+    """The function that runs ``call``, if the backend that would run its ``part`` has one; otherwise None."""
+    for name in (backend,) if backend else backends:
+        if not _against(name, call, bool(backend)):
+            return getattr(module(name, call.op), call.member)
+        if not _against(name, replace(call, member=part), bool(backend)):
+            return None
+    return None

@@ -63,8 +63,17 @@ struct Outputs {  // y, a tangent or a cotangent of y
 };
 
 enum class Member : int {
-  forward, dual, backward, jvp, hvp, jvp2,
-  dense, dense2, gather, decode, merge  // parts of them; dense2: of hvp
+  forward,
+  dual,
+  backward,
+  jvp,
+  hvp,
+  jvp2,
+  dense,
+  dense2,
+  gather,
+  decode,
+  merge  // parts of them; dense2: of hvp
 };
 
 struct Problem {
