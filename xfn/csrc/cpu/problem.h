@@ -62,19 +62,7 @@ struct Outputs {  // y, a tangent or a cotangent of y
   Rows lse;
 };
 
-enum class Member : int {
-  forward,
-  dual,
-  backward,
-  jvp,
-  hvp,
-  jvp2,
-  dense,
-  dense2,
-  gather,
-  decode,
-  merge  // parts of them; dense2: of hvp
-};
+enum class Member : int { forward, dual, backward, jvp, hvp, jvp2, dense, dense2, gather, decode, merge };  // dense2: hvp's
 
 struct Problem {
   int64_t B, M, N, H, G, K, V;
