@@ -23,6 +23,7 @@ from xfn.bias import Bias
 from ..cases import error
 
 Tensors = tuple[Tensor, ...]
+Members = Callable[..., dict[str, Any]]
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 BIASES = ("causal", "bottom-right", "local", "span", "left", "segments", "mask", "dense", "alibi")
 LENGTH = st.one_of(st.integers(0, 20), st.integers(0, 150))
@@ -193,11 +194,15 @@ def numbers(results: Any) -> Tensor:
     return torch.cat([t.double().flatten() for t in tree.tree_leaves(results)])
 
 
-def agrees(problem: Problem, members: Callable[..., dict[str, Any]], backend: str = "cpu") -> None:
+def references(problem: Problem, members: Members) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The reference in the problem's dtype, and in float64."""
+    same, exact = (members(problem, "reference", dtype) for dtype in (problem.dtype, torch.float64))
+    return same, exact
+
+
+def compare(problem: Problem, got: dict[str, Any], same: dict[str, Any], exact: dict[str, Any]) -> None:
     """In float64 to the last digits; else within three times the reference's own error and thirty-two roundings, for
     derivatives read out, lse and tangents that were rounded."""
-    got, same = (members(problem, backend, problem.dtype) for backend in (backend, "reference"))
-    exact = members(problem, "reference", torch.float64)
     for member, want in exact.items():
         kinds = [[(t.shape, t.dtype) for t in tree.tree_leaves(found[member])] for found in (got, same)]
         assert kinds[0] == kinds[1]
@@ -206,6 +211,10 @@ def agrees(problem: Problem, members: Callable[..., dict[str, Any]], backend: st
         allowed = 1e-10 if problem.dtype == torch.float64 else own
         found = error(mine, right)
         assert found <= allowed, f"{member}: error {found:.2e} exceeds {allowed:.2e}"
+
+
+def agrees(problem: Problem, members: Members, backend: str = "cpu") -> None:
+    compare(problem, members(problem, backend, problem.dtype), *references(problem, members))
 
 
 def equals_the_reference(problem: Problem) -> None:
