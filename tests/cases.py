@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache, lru_cache
+from itertools import product
 from typing import Any
 
 import pytest
@@ -15,7 +17,7 @@ from xfn._core.primitive import Lean, Primitive
 from xfn.info import functions
 
 from .device import gpu
-from .transforms import Point
+from .transforms import PLAINLY, Point, Transform
 from .watch import watch
 
 Tensors = tuple[Tensor, ...]
@@ -51,28 +53,39 @@ class Subject:
         shapes = [(*lead, *self.case.shape(name)) for name in self.case.shapes]
         return tuple(torch.randn(s, generator=generator, dtype=self.dtype) for s in shapes)
 
+    @property
+    def point(self) -> Point:
+        """Where laws of transforms look at it, whatever its backend."""
+        draw = self.draw
+        return Point(draw(0), draw(1), draw(2), draw(3, examples=3), draw(4, examples=3))
+
 
 def subjects(
     keep: Callable[[Case], bool] = lambda case: True,
     backends: Sequence[str | None] = (None,),
     dtypes: Sequence[torch.dtype] = (torch.float64,),
 ) -> Callable[[Any], Any]:
-    """Parametrise a law over the cases that are not for benchmarks; it runs on a GPU too.
-
-    Of the backends, ``None`` is the automatic choice and ``"complete"`` each one that has a whole family.
-    """
-    found = [
-        Subject(op, case, backend, dtype)
-        for op, primitive, cases in functions()
-        for case in cases
-        if keep(case) and "long" not in case.tags
-        for dtype in dtypes
-        for name in backends
-        for backend in (complete(primitive, dtype) if name == "complete" else (name,))
-    ]
+    """Parametrise a law over the cases that are not for benchmarks; it runs on a GPU too."""
+    found = every(keep, backends, dtypes)
     return lambda law: gpu(pytest.mark.parametrize("subject", found, ids=str)(law))
 
 
+def every(keep: Callable[[Case], bool], backends: Sequence[str | None], dtypes: Sequence[torch.dtype]) -> list[Subject]:
+    """Of the backends, ``None`` is the automatic choice, ``"complete"`` each one that has a whole family, and
+    ``"each"`` the choice, if it is none of those, and those."""
+    found: list[Subject] = []
+    for op, primitive, cases in functions():
+        for case, dtype in product(cases, dtypes):
+            whole = complete(primitive, dtype)
+            same = primitive is not None and whole[:1] == running(primitive, dtype)[:1] != []
+            each = whole if same else [None, *whole]
+            named: dict[str | None, Sequence[str | None]] = {None: [None], "complete": whole, "each": each}
+            if keep(case) and "long" not in case.tags:
+                found += [Subject(op, case, backend, dtype) for name in backends for backend in named[name]]
+    return found
+
+
+@cache
 def running(primitive: Primitive, dtype: torch.dtype) -> list[str]:
     """The backends that run what the laws draw: tensors of a dtype, where the laws run."""
     case = next(cases[0] for _, found, cases in functions() if found is primitive)
@@ -113,14 +126,21 @@ def error(got: Any, want: Any) -> float:
     return worst
 
 
-def follows(f: Callable[[Any, Any], Any], subject: Subject, at: Point) -> None:
-    """``f`` of a subject at a point agrees with ``f`` of the reference: to the last digits in float64, else within
-    three times the reference's own error in its dtype and thirty-two roundings."""
-    got, same = f(subject, at), f(subject.oracle, at)
+@lru_cache(maxsize=64)
+def wanted(f: Transform, oracle: Subject, exact: bool = False) -> Any:
+    """What a transform makes of the reference, kept for the next backend: a case's come one behind another."""
+    return f(oracle, oracle.point.double() if exact else oracle.point)
+
+
+def follows(f: Transform, subject: Subject) -> None:
+    """``f`` of a subject agrees with the same of the reference, made in the plain way if there is one: to the last
+    digits in float64, else within three times the reference's own error in its dtype and thirty-two roundings."""
+    plain = PLAINLY.get(f, f)
+    got, same = f(subject, subject.point), wanted(plain, subject.oracle)
     if subject.dtype == torch.float64:
         agree(got, same)
         return
-    exact = f(subject.oracle, at.double())
+    exact = wanted(plain, subject.oracle, exact=True)
     allowed = 3 * error(same, exact) + 32 * torch.finfo(subject.dtype).eps
     assert (found := error(got, exact)) <= allowed, f"relative error {found:.2e} exceeds {allowed:.2e}"
 

@@ -339,6 +339,20 @@ def export_grad(f: Function, p: Point) -> Any:
 TRACED = (linearize, make_fx_grad, functionalize, export, export_grad)
 """These write the op down, whatever its case is, and take a second each."""
 
+PLAINLY: dict[Transform, Transform] = {
+    checkpoint: backward,
+    checkpoint_reentrant: backward,
+    linearize: jvp,
+    make_fx_grad: grad,
+    functionalize: grad,
+    export: forward,
+    export_grad: grad,
+    jacfwd: jacrev,
+    hessian: jacrev_jacrev,
+    jacfwd_jacfwd: jacrev_jacrev,
+}
+"""Those that give what another one gives, with less work: that is what the reference is asked."""
+
 TRANSFORMS: tuple[Transform, ...] = tuple(
     value
     for name, value in vars().items()

@@ -13,7 +13,6 @@ from xfn.info import functions
 from ..cases import Subject, agree, subjects, tiny
 from ..ledger import CANNOT_COMPILE, COMPILES_ANEW, compiled
 from ..transforms import LONG, TRANSFORMS, Model, Transform, grad, jvp_grad, loss, vmap_grad
-from .test_transforms import point
 
 COMPILABLE = [t for t in TRANSFORMS if t.__name__ not in CANNOT_COMPILE and t not in LONG]
 FIRST = {op: next(Subject(op, case, None) for case in cases if tiny(case)) for op, _, cases in functions()}
@@ -28,7 +27,7 @@ TURNS = [(s, t) for i, t in enumerate(COMPILABLE) for s in (OPAQUE[0], OPAQUE[1 
 
 @pytest.mark.parametrize(("subject", "transform"), TURNS, ids=lambda value: getattr(value, "__name__", str(value)))
 def test_every_transform_compiles(subject: Subject, transform: Transform) -> None:
-    at = point(subject)
+    at = subject.point
     agree(compiled(transform, subject, at, "aot_eager"), transform(subject, at))
 
 
@@ -37,14 +36,14 @@ MADE = [(s, (grad, vmap_grad, jvp_grad)[i % 3]) for i, s in enumerate(FIRST.valu
 
 @pytest.mark.parametrize(("subject", "transform"), MADE, ids=lambda value: getattr(value, "__name__", str(value)))
 def test_code_is_made_of_it(subject: Subject, transform: Transform) -> None:
-    at = point(subject)
+    at = subject.point
     agree(compiled(transform, subject, at, "inductor"), transform(subject, at))
 
 
 @subjects(lambda case: bool({"tiny", "compiled"} & case.tags))
 def test_cases_compile(subject: Subject) -> None:
     """Forward, backward and their tangents, in one graph."""
-    at = point(subject)
+    at = subject.point
     agree(compiled(jvp_grad, subject, at, "aot_eager"), jvp_grad(subject, at))
 
 

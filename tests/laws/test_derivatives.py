@@ -27,7 +27,7 @@ def difference(f: object, x: Tensors, t: Tensors) -> Tensors:
     return tuple((4 * fine - coarse) / 3 for fine, coarse in zip(central(STEP / 2), central(STEP), strict=True))
 
 
-@subjects(filled, backends=(None, "complete"))
+@subjects(filled, backends=("each",))
 def test_first_derivatives(subject: Subject) -> None:
     x, t = subject.draw(0), subject.draw(1)
     want = difference(subject, x, t)
@@ -36,7 +36,7 @@ def test_first_derivatives(subject: Subject) -> None:
     agree(dot(func.vjp(subject, *x)[1](cotangents), t), dot(cotangents, want), 1e-9)
 
 
-@subjects(filled, backends=(None, "complete"))
+@subjects(filled, backends=("each",))
 def test_second_derivatives_in_four_nestings(subject: Subject) -> None:
     x, t = subject.draw(0), subject.draw(1)
     every, scalar = tuple(range(len(x))), loss(subject)
@@ -62,7 +62,7 @@ def test_the_tape_sees_through_levels_to_fourth_order(subject: Subject) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Input #")
-@subjects(tiny, backends=(None, "complete"))
+@subjects(tiny, backends=("each",))
 def test_torch_checks_the_gradients_too(subject: Subject) -> None:
     x = tuple(v.requires_grad_() for v in subject.draw())
     assert torch.autograd.gradcheck(

@@ -15,7 +15,7 @@ from ..transforms import loss
 from ..watch import watch
 
 
-@subjects(backends=(None, "complete"))
+@subjects(backends=("each",))
 def test_vmap_is_a_loop(subject: Subject) -> None:
     """Each operand mapped or not, in every combination."""
     x, xs = subject.draw(0), subject.draw(1, examples=3)
@@ -31,7 +31,7 @@ def test_vmap_is_a_loop(subject: Subject) -> None:
             agree(func.vmap(f, dims)(*given), loop)
 
 
-@subjects(filled, backends=(None, "complete"))
+@subjects(filled, backends=("each",))
 def test_inputs_keep_their_values_and_may_lie_anyhow_in_memory(subject: Subject) -> None:
     x = subject.draw()
     kept = [v.clone() for v in x]
@@ -47,7 +47,7 @@ def test_inputs_keep_their_values_and_may_lie_anyhow_in_memory(subject: Subject)
     assert all(torch.equal(a, b) for a, b in zip(x, kept, strict=True))
 
 
-@subjects(tiny, backends=(None, "complete"))
+@subjects(tiny, backends=("each",))
 def test_expanded_inputs_equal_copies(subject: Subject) -> None:
     x = tuple(v[None].expand(3, *v.shape) for v in subject.draw())
     every = tuple(range(len(x)))

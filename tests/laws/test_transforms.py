@@ -4,33 +4,31 @@ GPU, whose kernels have none, in float32 too."""
 import pytest
 import torch
 
-from ..cases import Subject, follows, subjects, tiny
-from ..device import DEVICE
-from ..transforms import THIRD, TRACED, TRANSFORMS, Point, Transform
+from ..cases import Subject, every, follows, tiny
+from ..device import DEVICE, gpu
+from ..transforms import THIRD, TRACED, TRANSFORMS, Transform
 
 DTYPES = (torch.float64,) if DEVICE.type == "cpu" else (torch.float64, torch.float32)
-FEW = (*THIRD, *TRACED)
-"""What is run on tiny cases alone: the third order, which is the reference's, and what traces, whatever the backend."""
 
 
-def point(subject: Subject) -> Point:
-    draw = subject.draw
-    return Point(draw(0), draw(1), draw(2), draw(3, examples=3), draw(4, examples=3))
+def asked(subject: Subject, transform: Transform) -> bool:
+    """On tiny cases alone: of what is chosen; the third order, which is the reference's; and, of what is chosen alone,
+    what traces, whatever the backend."""
+    if tiny(subject.case):
+        return subject.backend is None or transform not in TRACED
+    return subject.backend is not None and transform not in (*THIRD, *TRACED)
 
 
-@pytest.mark.parametrize("transform", [t for t in TRANSFORMS if t not in FEW], ids=lambda t: t.__name__)
-@subjects(backends=("complete",), dtypes=DTYPES)
+ASKED = [
+    (subject, transform)
+    for subject in every(lambda case: True, (None, "complete"), DTYPES)
+    for transform in TRANSFORMS
+    if asked(subject, transform)
+]
+"""A case's backends one behind another, for which the reference is asked once."""
+
+
+@gpu
+@pytest.mark.parametrize(("subject", "transform"), ASKED, ids=lambda value: getattr(value, "__name__", str(value)))
 def test_equals_the_reference(subject: Subject, transform: Transform) -> None:
-    follows(transform, subject, point(subject))
-
-
-@pytest.mark.parametrize("transform", TRANSFORMS, ids=lambda t: t.__name__)
-@subjects(tiny, dtypes=DTYPES)
-def test_what_is_chosen_equals_the_reference(subject: Subject, transform: Transform) -> None:
-    follows(transform, subject, point(subject))
-
-
-@pytest.mark.parametrize("transform", THIRD, ids=lambda t: t.__name__)
-@subjects(tiny, backends=("complete",), dtypes=DTYPES)
-def test_equals_the_reference_to_third_order(subject: Subject, transform: Transform) -> None:
-    follows(transform, subject, point(subject))
+    follows(transform, subject)

@@ -11,7 +11,7 @@ from .pytree import mapped
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Case:
     """``call(*tensors, backend=…)`` on tensors whose shapes are given in letters, as ``"B M H K"``.
 
