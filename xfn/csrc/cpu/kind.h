@@ -226,11 +226,11 @@ template <class Kind> struct Sums {
   typedef typename Kind::S S;
   S* at;
   long features;
-  int met = 0;  // bit v: whether vector v of lanes has something
+  long met = 0;  // bit v: whether vector v of lanes has something, of which there are up to 32
 
   // Whether there is something in vectors [v0, v1), all of them or none, before something is put there.
   bool add(int v0, int v1) {
-    const int some = (1 << v1) - (1 << v0), there = met & some;
+    const long some = (1L << v1) - (1L << v0), there = met & some;
     met |= some;
     for (int v = v0; there && there != some && v < v1; v++)
       if (!(there >> v & 1)) clear(v);
