@@ -62,7 +62,8 @@ struct Outputs {  // y, a tangent or a cotangent of y
   Rows lse;
 };
 
-enum class Member : int { forward, dual, backward, jvp, hvp, jvp2, dense, dense2, gather, decode, merge };  // dense2: hvp's
+// The family and its parts: dense and dense2 of backward and hvp.
+enum class Member : int { forward, dual, backward, jvp, hvp, jvp2, dense, dense2, gather, decode, merge };
 
 struct Problem {
   int64_t B, M, N, H, G, K, V;
