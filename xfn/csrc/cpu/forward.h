@@ -47,6 +47,8 @@ struct Task {
   }
   // By how many queries a key is read.
   static double rows(const Problem& p) { return (double)(p.H / p.G * p.M) * p.layout.density; }
+  // Whether keys are read so often that those far apart are better brought together.
+  static bool often(const Problem& p) { return rows(p) > (p.layout.live ? LANES : 16); }
   template <class Kind> static bool small(const Problem& p) {
     const long rows = p.H / p.G * p.M, row = (p.K + p.V) * sizeof(typename Kind::T);
     return p.N * row <= 65536 && rows * row <= 65536;

@@ -37,7 +37,7 @@ template <class Kind, bool second> size_t gradient(const Problem& p, int64_t ind
   typedef typename Kind::S S;
   const bool counts = !arena.front;
   const Task task = Task::of<Kind>(p, index);
-  const bool often = Task::rows(p) > (p.layout.live ? LANES : 16);
+  const bool often = Task::often(p);
   Tile<Kind> tile(p, task.b, task.g);
   Slope<Kind, second> at(p, true, arena);
   Sums<Kind> sums{arena.take<S>(p.K * LANES), p.K};

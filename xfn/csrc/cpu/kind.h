@@ -180,14 +180,15 @@ template <class Kind> struct Keys {
   static Keys of(const Sequence& t, long b, long g, long n0, long n1, long features, bool by_key, bool often,
                  Arena& arena) {
     Keys k;
+    if (!t.data) return k;
     k.first = n0, k.features = features;
-    const bool absent = !t.data, apart = often && t.length != features;
+    const bool apart = often && t.length != features;
     const bool even = features % Kind::PAIR == 0 && t.length % Kind::PAIR == 0 && !apart;
     const long width = up(features, L<S>);
     k.row = up(k.words(), L<S>), k.column = width;
     S* rows = Kind::in_place && even ? nullptr : arena.take<S>((n1 - n0) * k.row);
     S* columns = Kind::PAIR == 1 || !by_key ? nullptr : arena.take<S>((n1 - n0 + 1) / 2 * width);
-    if (absent || !arena.front) return Keys();
+    if (!arena.front) return Keys();
     k.from = (const T*)t.data + t.batch[b] + g * t.head + n0 * t.length, k.length = t.length, k.end = n1 - n0;
     k.rows = k.own_rows = rows, k.columns = k.own_columns = columns;
     if (!rows) k.rows = (const S*)k.from, k.row = t.length / Kind::PAIR;

@@ -12,7 +12,7 @@ template <class Kind, bool second> size_t tangent(const Problem& p, int64_t inde
   typedef typename Kind::S S;
   const bool counts = !arena.front;
   const Task task = Task::of<Kind>(p, index);
-  const bool often = Task::rows(p) > (p.layout.live ? LANES : 16);
+  const bool often = Task::often(p);
   Tile<Kind> tile(p, task.b, task.g);
   const Operands none{}, &w = second ? p.w : none;
   const auto lanes = [&](const Sequence& t) { return t.data ? arena.take<S>((p.K + 1) * LANES) : nullptr; };

@@ -66,16 +66,21 @@ def forward(x: Group, c: Group, *, p: float, scale: float, block: float = 0.0) -
 
 
 def dual(x: Group, c: Group, tx: Group, *, p: float, scale: float, block: float = 0.0) -> Sequence[Tensor]:
-    """One after the other where weights are dropped, and where what is not finite is hidden: of a tangent, that must
-    not show in the value."""
-    if c[2] is None:
-        [moved, moves], tiled, size = _tiled(None if block else counted(x, c), [x, tx], c, block)
-        args = (*_wide(moved, moved), *_given(tiled, (None, None)), *_wide(moves, moved))
-        out, lse, t_out, t_lse, leaked = DUAL(*args, *_numbers(tiled, p, scale, size))
-        if not (leaked and (x[3] is not None or _hides(tiled))):
-            return out, lse, t_out, t_lse
-    y = forward(x, c, p=p, scale=scale, block=block)
-    return *y, *jvp(x, c, y, tx, p=p, scale=scale, block=block)
+    if c[2] is not None:  # dropped weights have no mean beside them
+        y = forward(x, c, p=p, scale=scale, block=block)
+        return *y, *jvp(x, c, y, tx, p=p, scale=scale, block=block)
+    xs, c, block = _tiled(None if block else counted(x, c), [x, tx], c, block)
+
+    def call(xs: Groups, marks: Group) -> Results:
+        args = (*_wide(xs[0], xs[0]), *_given(c, marks), *_wide(xs[1], xs[0]))
+        return DUAL(*args, *_numbers(c, p, scale, block))  # type: ignore[no-any-return]
+
+    *found, leaked = call(xs, (None, None))
+    if leaked and (x[3] is not None or _hides(c)):
+        clean, _, marks = _clean(xs, [])
+        _, _, own = _clean(xs[:1], [])  # of a tangent, what is not finite does not show in the value
+        found = [*call(clean, own)[:2], *call(clean, marks)[2:4]]
+    return found
 
 
 def backward(
