@@ -124,6 +124,19 @@ def test_two_documents_never_meet(hides: Any, bad: float, spoil: str, backend: s
 
 @gpu
 @backends
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+@pytest.mark.parametrize("spoil", [0, 1, 2], ids=["dq", "dk", "dv"])
+@pytest.mark.parametrize("hides", [None, *APART.values()], ids=["nothing", *APART])
+def test_a_tangent_never_shows_in_the_value(hides: Any, spoil: int, bad: float, backend: str | None) -> None:
+    """Not even where both come of one pass, and its queries see its keys."""
+    x, t = drawn(*[(5, 2, 4)] * 3), drawn(*[(5, 2, 4)] * 3)
+    t[spoil][3:] = bad
+    f = lambda *x: xfn.attention_with_lse(*x, hides, backend=backend)
+    agree(func.jvp(f, tuple(x), tuple(t))[0], f(*x), 1e-13)
+
+
+@gpu
+@backends
 @pytest.mark.parametrize("hides", APART.values(), ids=APART)
 def test_a_query_spoils_the_keys_that_it_sees_alone(hides: Any, backend: str | None) -> None:
     """The loss is of the first document; the queries of the second are not finite."""

@@ -77,9 +77,9 @@ def dual(x: Group, c: Group, tx: Group, *, p: float, scale: float, block: float 
 
     *found, leaked = call(xs, (None, None))
     if leaked and (x[3] is not None or _hides(c)):
-        clean, _, marks = _clean(xs, [])
-        _, _, own = _clean(xs[:1], [])  # of a tangent, what is not finite does not show in the value
-        found = [*call(clean, own)[:2], *call(clean, marks)[2:4]]
+        both, _, marks = _clean(xs, [])
+        own, _, ours = _clean(xs[:1], [])  # of a tangent, what is not finite does not show in the value
+        found = [*call([*own, both[1]], ours)[:2], *call(both, marks)[2:4]]
     return found
 
 
