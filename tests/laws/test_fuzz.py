@@ -141,9 +141,9 @@ class Problem:
         found = {"forward": y, "backward": gradient(dy, *x)}
         if not whole:
             return found
-        found["jvp"] = push(*x)[1]
+        found["dual"] = push(*x)
         found["hvp"] = func.jvp(gradient, (dy, *x), (tdy, *u))[1]
-        found["jvp2"] = func.jvp(push, x, w)[1][1]
+        found["jvp"], found["jvp2"] = func.jvp(push, x, w)[1]
         return found
 
 
