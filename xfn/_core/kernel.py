@@ -16,10 +16,10 @@ the dispatcher, straight to the kernel, or to the Function around it. Of attenti
 here at all: see ``Primitive.swift``.
 
 This file and ``levels`` lean on torch's private names: ``_SingleLevelFunction`` with its switch,
-``_unpack_dual``/``_make_dual``, ``_set_fwd_grad_enabled``, the autograd keysets, what ``plain`` asks, and groups of
-processes by their names. Should a release take one away, an ``autograd.Function`` with ``setup_context``, ``vmap``
-and ``jvp`` is the second road: the same rules fit, but nested forward mode must be sent to the reference by hand,
-and it cannot be compiled inside a transform.
+``_unpack_dual``/``_make_dual``, ``_set_fwd_grad_enabled``, the autograd keysets, vmap's batched tensors, what ``plain``
+asks, and groups of processes by their names. Should a release take one away, an ``autograd.Function`` with
+``setup_context``, ``vmap`` and ``jvp`` is the second road: the same rules fit, but nested forward mode must be sent to
+the reference by hand, and it cannot be compiled inside a transform.
 """
 
 from collections.abc import Callable, Mapping
@@ -27,6 +27,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import _C, Tensor
+from torch._C._functorch import _add_batch_dim, _unwrap_batched
+from torch._functorch.pyfunctorch import retrieve_current_functorch_interpreter
 from torch.autograd import forward_ad
 from torch.autograd.function import _SingleLevelFunction
 
@@ -38,6 +40,7 @@ from .levels import UNPACK, looped, plain, requires_grad
 
 LIBRARY = torch.library.Library("xfn", "FRAGMENT")
 
+MAPPED = _C.DispatchKeySet(_C.DispatchKey.FuncTorchBatched)
 MAKE = torch._VF._make_dual  # to look it up takes longer than to call it
 
 
@@ -116,8 +119,7 @@ class RawOp:
         LIBRARY.impl(name, self._compute, "CompositeExplicitAutograd")
         LIBRARY.impl(name, lambda *args: _outs(self._autograd(*args)), "Autograd", with_keyset=True)
         torch.library.register_fake(f"xfn::{name}", lambda *args: _outs(definition.fake(*args)), lib=LIBRARY)
-        vmap = lambda *args: tuple(map(_outs, definition.vmap(*args)))
-        torch.library.register_vmap(f"xfn::{name}", vmap, lib=LIBRARY)
+        LIBRARY.impl(name, lambda *args: _outs(self._batched(*args)), "FuncTorchBatched", with_keyset=True)
         self.overload: Any = getattr(torch.ops.xfn, name).default
 
     def __call__(self, *args: Any) -> Outs:
@@ -126,6 +128,18 @@ class RawOp:
     def _compute(self, *args: Any) -> Any:
         with _C._DisableAutocast():
             return _outs(_filled(args, self.definition.compute(*args)))
+
+    def _batched(self, _: Any, *args: Any) -> Outs:
+        """As ``torch.library.register_vmap`` has it, but for the walks over trees: arguments and results are flat."""
+        interpreter: Any = retrieve_current_functorch_interpreter()
+        level = interpreter.level()
+        pairs = [_unwrap_batched(a, level) if isinstance(a, Tensor) else (a, None) for a in args]
+        with _C._ExcludeDispatchKeyGuard(MAPPED):
+            if all(dim is None for _, dim in pairs):
+                return self(*args)
+            values, dims = zip(*pairs, strict=True)
+            outs, dims = self.definition.vmap(interpreter.batch_size(), dims, *values)
+        return tuple(o if dim is None else _add_batch_dim(o, dim, level) for o, dim in zip(outs, dims, strict=True))
 
     def _autograd(self, keys: Any, *args: Any) -> Outs:
         pairs = [_unpack(a) for a in args]

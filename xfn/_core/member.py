@@ -173,7 +173,7 @@ class Member:
             for o in self.outputs
         )
 
-    def vmap(self, info: Any, in_dims: Sequence[int | None], *flat: Any) -> tuple[Outs, tuple[int | None, ...]]:
+    def vmap(self, size: int, in_dims: Sequence[int | None], *flat: Any) -> tuple[Outs, tuple[int | None, ...]]:
         """The mapped dim becomes the first batch dim; every mapped operand gets ones behind it up to the common
         batch rank. Gradients have their operands' shapes, so an operand that is not mapped but wants a gradient
         per example is expanded, with stride 0."""
@@ -183,7 +183,7 @@ class Member:
             if dim is not None:
                 lifted[i] = tensor.movedim(dim, 0)
             elif any(needs[i : i + 1]):
-                lifted[i] = tensor.expand(info.batch_size, *tensor.shape)
+                lifted[i] = tensor.expand(size, *tensor.shape)
         for tensor, lift, operand in zip(flat, lifted, self.operands, strict=False):
             if tensor is not None:
                 depth = max(depth, lift.dim() - operand.rank - (lift is not tensor))

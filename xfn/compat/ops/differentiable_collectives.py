@@ -36,7 +36,7 @@ class Collective:
     def fake(self, x: Tensor, group: str) -> Outs:
         return (x.new_empty(self.rows(x.shape[0], named_group(group).size()), *x.shape[1:]),)
 
-    def vmap(self, info: Any, in_dims: Sequence[int | None], x: Tensor, group: str) -> tuple[Outs, tuple[int, ...]]:
+    def vmap(self, size: int, in_dims: Sequence[int | None], x: Tensor, group: str) -> tuple[Outs, tuple[int, ...]]:
         assert in_dims[0] is not None
         return OPS[self.name](x.movedim(in_dims[0], 1), group), (1,)
 
