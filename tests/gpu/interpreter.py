@@ -5,6 +5,8 @@ watched by the sanitizer.
 """
 
 from collections.abc import Iterator
+from functools import cache
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ import pytest
 import triton
 import triton.language as tl
 import triton.runtime.interpreter as interpreter
+from triton.language.semantic import TritonSemantic
 
 from . import sanitizer
 
@@ -127,6 +130,45 @@ def patch_lang(function: Any) -> Any:
     return scope
 
 
+# Types are made anew for every tensor, and sums are made again in int64 for an assertion that is then left out: both
+# together take as long as the arithmetic does, twice.
+
+
+@cache
+def shape_of(sizes: tuple[int, ...]) -> tuple[Any, Any]:
+    """A tensor's shape, and its count of numbers."""
+    return tl.tuple([tl.constexpr(size) for size in sizes]), tl.constexpr(prod(sizes))
+
+
+block_type, numpy_dtype, dtypes = tl.block_type.__init__, interpreter._get_np_dtype, dict[str, Any]()
+
+
+@cache
+def block_of(sizes: tuple[int, ...]) -> tuple[Any, int, str]:
+    """A block's shape, its count of numbers, and its name, but for what is in it."""
+    made = object.__new__(tl.block_type)
+    block_type(made, tl.int1, list(sizes))
+    return made.shape, made.numel, made.name.removesuffix(f"{tl.int1}>")
+
+
+def tensor(self: Any, handle: Any, type: Any) -> None:
+    self.handle, self.type, self.dtype = handle, type, type.scalar
+    self.shape, self.numel = shape_of(tuple(type.shape) if type.is_block() else ())
+
+
+def block(self: Any, element_ty: Any, shape: Any) -> None:
+    sizes = (size.value if isinstance(size, tl.constexpr) else size for size in shape)
+    self.element_ty, (self.shape, self.numel, name) = element_ty, block_of(tuple(sizes))
+    self.name = f"{name}{element_ty}>"
+
+
+def np_dtype(dtype: Any) -> Any:
+    name = dtype.scalar.name
+    if name not in dtypes:
+        dtypes[name] = numpy_dtype(dtype.scalar)
+    return dtypes[name]
+
+
 # A floating argument is a float32 scalar, not a Python number that takes any dtype.
 
 convert = interpreter._implicit_cvt
@@ -152,6 +194,8 @@ Builder.create_dot, Builder.cast_impl, Builder.create_fp_to_fp = dot, cast_impl,
 Builder.binary_op, Builder.get_bf16 = binary_op, get_bf16
 Builder.create_maxnumf = lambda self, a, b: self.binary_op(a, b, np.fmax)
 Builder.create_minnumf = lambda self, a, b: self.binary_op(a, b, np.fmin)
+tl.tensor.__init__, tl.block_type.__init__, interpreter._get_np_dtype = tensor, block, np_dtype
+TritonSemantic.binary_op_sanitize_overflow_impl = lambda *_: None
 interpreter._patch_lang = patch_lang
 interpreter._implicit_cvt, interpreter.GridExecutor.__call__ = implicit, executor
 sanitizer.install()
