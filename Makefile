@@ -18,7 +18,7 @@ LRA = dot_product,nystrom,linformer,fourier_mix
 SANITIZED = build/sanitized
 SANITIZE  = -fsanitize=address,undefined -fno-sanitize-recover=undefined
 # A call for every access, not code in its place; functions inlined only where they ask for it; registers given out in the
-# quick way. So the compiler takes two fifths of the time, and the tests little more.
+# quick way. So the compiler takes half the time, and the tests little more.
 QUICK     = --param asan-instrumentation-with-call-threshold=0 -fno-inline-functions-called-once \
 	-fno-inline-small-functions -fira-algorithm=priority -fira-region=one -fno-tree-pta
 WATCHED   = LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0

@@ -51,6 +51,7 @@ def threads() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("threads")
+@pytest.mark.turns("dtype", "name")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
 @pytest.mark.parametrize("name", LONG)
 def test_threads_change_no_bit(name: str, dtype: torch.dtype) -> None:

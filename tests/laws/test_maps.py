@@ -19,6 +19,11 @@ from ..watch import watch
 def test_vmap_is_a_loop(subject: Subject) -> None:
     """Each operand mapped or not, in every combination."""
     x, xs = subject.draw(0), subject.draw(1, examples=3)
+
+    def valued(*x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        y = subject(*x)
+        return loss(lambda: y)(), y
+
     for mapped in product((True, False), repeat=len(x)):
         if not any(mapped):
             continue
@@ -26,9 +31,10 @@ def test_vmap_is_a_loop(subject: Subject) -> None:
         given = tuple(s if m else v for s, v, m in zip(xs, x, mapped, strict=True))
         dims = tuple(0 if m else None for m in mapped)
         every = tuple(range(len(x)))
-        for f in (subject, func.grad(loss(subject), every)):
-            loop = tree_map(lambda *each: torch.stack(each), *(f(*at(i)) for i in range(3)))
-            agree(func.vmap(f, dims)(*given), loop)
+        slope, whole = func.grad(loss(subject), every), func.grad(valued, every, has_aux=True)
+        loop = tree_map(lambda *each: torch.stack(each), *(whole(*at(i)) for i in range(3)))
+        for f, looped in zip((slope, subject), loop, strict=True):
+            agree(func.vmap(f, dims)(*given), looped)
 
 
 @subjects(filled, backends=("each",))
