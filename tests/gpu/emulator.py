@@ -25,7 +25,7 @@ WATCHED = ["-fsanitize=thread", "-x", "c++"]
 STABLE = "-DTORCH_TARGET_VERSION=0x020b000000000000"
 
 
-def compile(sources: Path, into: Path = BUILD) -> Path:
+def compile(sources: Path) -> Path:
     """The library of all CUDA sources in a folder, with its torch ops; what was made once is there for the next one."""
     from torch.utils.cpp_extension import include_paths, library_paths
 
@@ -39,13 +39,18 @@ def compile(sources: Path, into: Path = BUILD) -> Path:
         STABLE,
     ]
     common = ["g++", *FLAGS, *told, *("-isystem" + p for p in include_paths()), f"-I{DEVICE}"]
-    headers = (
-        b"".join(p.read_bytes() for p in files if p not in parts) + f"{common}{WATCHED}{torch.__version__}".encode()
-    )
-    objects = [into / f"{p.name}-{hashlib.sha256(headers + p.read_bytes()).hexdigest()[:16]}.o" for p in parts]
-    made = into / hashlib.sha256(str(objects).encode()).hexdigest()[:16] / "_cuda.so"
+
+    def object_of(part: Path) -> Path:
+        """Named by all that it is made of: a kernel's headers are none of a file of C++."""
+        kinds = (".h", ".cuh") if part.suffix == ".cu" else (".h",)
+        texts = [p.read_bytes() for p in files if p == part or p.suffix in kinds]
+        how = f"{common}{WATCHED}{torch.__version__}".encode()
+        return BUILD / f"{part.name}-{hashlib.sha256(b''.join([*texts, how])).hexdigest()[:16]}.o"
+
+    objects = [object_of(part) for part in parts]
+    made = BUILD / hashlib.sha256(str(objects).encode()).hexdigest()[:16] / "_cuda.so"
     made.parent.mkdir(parents=True, exist_ok=True)
-    with (into / "lock").open("w") as lock:
+    with (BUILD / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if made.exists():
             return made

@@ -224,7 +224,7 @@ def test_a_mistake_in_the_kernels_is_found(name: str, tmp_path: Path) -> None:
     ops = ["sparse_attention-all", "attention-window"]
     laws = ["tests/laws/test_kernels.py", "-k", f"({' or '.join(ops)}) and cuda and float32 and ward"]
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "tests.gpu.emulator", *laws]
-    library = str(emulator.compile(tmp_path, tmp_path / "built"))
+    library = str(emulator.compile(tmp_path))
     environment = os.environ | {"XFN_EMULATED": library, "COLUMNS": "1000"}
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
     assert done.returncode == 1, done.stdout + done.stderr
