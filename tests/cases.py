@@ -13,6 +13,7 @@ from torch.utils import _pytree as tree
 
 from xfn._core.case import Case
 from xfn._core.dispatch import Call, module, reasons
+from xfn._core.member import Member
 from xfn._core.primitive import Lean, Primitive
 from xfn.info import functions
 
@@ -104,6 +105,15 @@ def complete(primitive: Primitive | None, dtype: torch.dtype = torch.float64) ->
     members = [member.member for member in primitive.family]
     found = [b for b in running(primitive, dtype) if all(hasattr(module(b, primitive.name), m) for m in members)]
     return found[:1] if isinstance(primitive, Lean) else found
+
+
+def implemented(primitive: Primitive, backend: str) -> list[Member]:
+    """The family, and dual, where the backend has it."""
+    try:
+        dual = [primitive.dual] if primitive.dual and hasattr(module(backend, primitive.name), "dual") else []
+    except ImportError:
+        dual = []
+    return [*primitive.family, *dual]
 
 
 def tiny(case: Case) -> bool:

@@ -18,6 +18,7 @@ from xfn._core.member import Member
 from xfn._core.primitive import Primitive
 from xfn.info import primitives
 
+from ..cases import implemented
 from ..laws.test_kernels import Arguments
 
 compiler = pytest.importorskip("tests.gpu.compiler", reason="triton is not installed")
@@ -62,7 +63,7 @@ def brief(primitive: Primitive, case: int, first: bool, architecture: int) -> bo
 
 
 def members(primitive: Primitive) -> list[Member]:
-    return [m for m in primitive.family if hasattr(module("triton", primitive.name), m.member)]
+    return [m for m in implemented(primitive, "triton") if hasattr(module("triton", primitive.name), m.member)]
 
 
 @pytest.mark.parametrize(("primitive", "case", "dtype", "width", "architecture"), list(calls()))

@@ -63,8 +63,8 @@ def test_two_documents_never_meet(attend: Any, bad: float) -> None:
         x, t = tuple(at[n] for n in "qkv"), tuple(at["t" + n] for n in "qkv")
         f = partial(attend, backend="triton")
         gradient = lambda dout, *x: func.vjp(f, *x)[1]((dout, at["dlse"]))
-        tangent = lambda *x: func.jvp(f, x, t)[1]
-        moves = f(*x), *func.jvp(tangent, x, t)
+        tangent = lambda *x: func.jvp(f, x, t)
+        moves = f(*x), *(y for pair in func.jvp(tangent, x, t) for y in pair)
         pulls = func.jvp(gradient, (at["dout"], *x), (at["tdout"], *t))
         own = [part for out, lse in moves for part in (out[:3], lse[:, :3])]
         return *own, *(part for dq, dk, dv in pulls for part in (dq[:3], dk[:2], dv[:2]))
@@ -75,6 +75,22 @@ def test_two_documents_never_meet(attend: Any, bad: float) -> None:
         spoilt[(..., slice(3, None)) if name == "dlse" else slice(2 if name[-1] in "kv" else 3, None)] = bad
         got = results(clean | {name: spoilt})
         assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True)), name
+
+
+@pytest.mark.parametrize("attend", [pytest.param(f, id=name, marks=BRIEF[name]) for name, f in HIDES.items()])
+def test_a_spoilt_tangent_spoils_no_value(attend: Any) -> None:
+    """Whether it is seen or hidden; and it spoils the tangents of those that see it alone."""
+    x, t = tuple(torch.randn(3, 5, 1, 4)), tuple(torch.randn(3, 5, 1, 4))
+    f = partial(attend, backend="triton")
+    want = func.jvp(f, x, t)[0]
+    for one in range(3):
+        spoilt = [u.clone() for u in t]
+        spoilt[one][-1] = torch.nan
+        got, (tout, tlse) = func.jvp(f, x, tuple(spoilt))[:2]
+        assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
+        assert (tout[-1].isnan().all(), tlse[:, -1].isnan().all()) == (True, True)
+        assert tout[:3].isfinite().all()
+        assert tlse[:, :3].isfinite().all()
 
 
 def test_a_spoilt_key_is_seen() -> None:

@@ -15,21 +15,11 @@ from xfn._core.member import Member
 from xfn._core.primitive import Primitive
 from xfn.info import primitives
 
-from ..cases import agree, error, running
+from ..cases import agree, error, implemented, running
 from ..device import gpu
 from ..watch import watch
 
 Group = list[Tensor | None]
-
-
-def implemented(primitive: Primitive, backend: str) -> list[Member]:
-    """The family, and dual, where the backend has it."""
-    try:
-        dual = [primitive.dual] if primitive.dual and hasattr(module(backend, primitive.name), "dual") else []
-    except ImportError:
-        dual = []
-    return [*primitive.family, *dual]
-
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 KERNELS = [

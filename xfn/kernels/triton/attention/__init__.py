@@ -55,8 +55,16 @@ def forward(x: Group, c: Group, *, p: float, scale: float, block: float = 0.0) -
             hopper.forward(call, call.pair(y))
             return y
     shape = call.tiles("forward", "V")
-    call.clean(_forward, call.over("M", shape), shape, call.x, call.pair(y))
+    call.clean(_forward, call.over("M", shape), shape, call.x, None, call.pair(y), None)
     return y
+
+
+def dual(x: Group, c: Group, tx: Group, *, p: float, scale: float, block: float = 0.0) -> tuple[Tensor, ...]:
+    call = Launch(x, c, p, scale, block, [tx])
+    y, ty = call.outputs(), call.outputs()
+    shape = call.tiles("dual", "V")
+    call.clean(_forward, call.over("M", shape), shape, call.x, call.moves(tx), call.pair(y), call.pair(ty))
+    return *y, *ty
 
 
 def backward(

@@ -8,10 +8,10 @@ import triton
 import triton.language as tl
 
 from .._rows import chunk, product, rows
-from .._tile import load, start, store, whole, within
+from .._tile import load, start, whole, within
 from .gradient import reach, row
-from .logits import INF, bounds, kept, logits, marked
-from .tangent import moved
+from .logits import INF, bounds, kept, logits, marked, put
+from .tangent import moved, moves
 from .walk import keys_at, over_keys, own_queries
 
 
@@ -29,11 +29,8 @@ def bend(
     i_b, i_h, m0, o_m = own_queries(pid // CHUNKS, x, size, BM)
     i_g = i_h // size.R
     q = rows(x.q, i_b, i_h, size.inner, o_m, size.M, K, BK, STRICT)  # [BM, BK]
-    uq, wq = q, q
-    if u.q.data is not None:
-        uq = rows(u.q, i_b, i_h, size.inner, o_m, size.M, K, BK, STRICT)  # [BM, BK]
-    if w.q.data is not None:
-        wq = rows(w.q, i_b, i_h, size.inner, o_m, size.M, K, BK, STRICT)  # [BM, BK]
+    uq = moves(u.q, q, i_b, i_h, size.inner, o_m, size.M, K, BK, STRICT)
+    wq = moves(w.q, q, i_b, i_h, size.inner, o_m, size.M, K, BK, STRICT)
     reach_m = reach(y.lse, i_b, i_h, size, o_m)
     u_mean, w_mean = row(uy.lse, i_b, i_h, size, o_m), row(wy.lse, i_b, i_h, size, o_m)
     lo, hi = bounds(x, size, i_b, o_m)
@@ -45,15 +42,10 @@ def bend(
         met = keys_at(x, size, walk, v0, i_b, i_h, o_m, BM, BN, 2)
         k = rows(x.k, i_b, i_g, size.inner, met.n, size.N, K, BK, STRICT)  # [BN, BK]
         v = rows(x.v, i_b, i_g, size.inner, met.n, size.N, V, BV, STRICT)  # [BN, BV]
-        uk, wk, uv, wv = k, k, v, v
-        if u.k.data is not None:
-            uk = rows(u.k, i_b, i_g, size.inner, met.n, size.N, K, BK, STRICT)
-        if w.k.data is not None:
-            wk = rows(w.k, i_b, i_g, size.inner, met.n, size.N, K, BK, STRICT)
-        if u.v.data is not None:
-            uv = rows(u.v, i_b, i_g, size.inner, met.n, size.N, V, BV, STRICT)
-        if w.v.data is not None:
-            wv = rows(w.v, i_b, i_g, size.inner, met.n, size.N, V, BV, STRICT)
+        uk = moves(u.k, k, i_b, i_g, size.inner, met.n, size.N, K, BK, STRICT)
+        wk = moves(w.k, k, i_b, i_g, size.inner, met.n, size.N, K, BK, STRICT)
+        uv = moves(u.v, v, i_b, i_g, size.inner, met.n, size.N, V, BV, STRICT)
+        wv = moves(w.v, v, i_b, i_g, size.inner, met.n, size.N, V, BV, STRICT)
         s = logits(q, k, x, size, numbers, lo, hi, i_b, i_h, o_m, met, K, BK, BM, BN, True, PRECISION, STRICT)
         if STRICT:
             s = marked(s, q.good & uq.good & wq.good, k.good & uk.good & wk.good & v.good & uv.good & wv.good)
@@ -88,8 +80,6 @@ def bend(
             acc = tl.dot(dw.to(mixed.dtype), mixed, acc, input_precision=PRECISION)
     o = load(start(y.out, i_b, i_h, size.inner), y.out, o_m, size.M, V, BV, True, f0).to(tl.float32)
     acc = acc - mean[:, None] * o
-    store(start(ty.out, i_b, i_h, size.inner), ty.out, acc, o_m, size.M, V, BV, f0)
-    p_lse = start(ty.lse, i_b, i_h, size.inner)
-    tl.store(p_lse + o_m.to(tl.int64) * ty.lse.row, mean, mask=(o_m < size.M) & (f0 == 0))
+    put(ty, acc, mean, i_b, i_h, size, o_m, V, BV, f0)
     if not STRICT and leaked is not None:
         tl.store(leaked + pid, 1 - whole(acc, within(o_m, size.M, V, BV, f0)))

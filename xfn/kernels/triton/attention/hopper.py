@@ -279,4 +279,4 @@ def forward(call: Launch, y: Outputs) -> None:
         )  # fmt: skip
     if leaked is not None:
         shape = call.tiles("forward", "V") | {"BM": 2 * ROWS.value}
-        call.run(again, tiles, shape, call.x, y, leaked.view(torch.int16), strict=True)
+        call.run(again, tiles, shape, call.x, None, y, None, leaked.view(torch.int16), strict=True)

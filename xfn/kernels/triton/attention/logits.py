@@ -11,7 +11,7 @@ import triton.language as tl
 
 from .._philox import keep
 from .._rows import product
-from .._tile import View, start
+from .._tile import View, start, store
 from .walk import Tiles
 
 LOG2E: tl.constexpr = tl.constexpr(1.4426950408889634)
@@ -140,3 +140,11 @@ def kept(x, size, numbers, i_b, i_h, o_m, keys, BM: tl.constexpr, BN: tl.constex
     k0 = tl.load(p_key).to(tl.uint32)
     k1 = tl.load(p_key + x.key.col).to(tl.uint32)
     return keep(k0, k1, numbers.threshold, i_h, o_m, keys.eights, BM, BN)
+
+
+@triton.jit
+def put(y, out, lse, i_b, i_h, size, o_m, V: tl.constexpr, BV: tl.constexpr, f0):
+    """out, of the features from f0 on, and lse of rows, or their tangents."""
+    store(start(y.out, i_b, i_h, size.inner), y.out, out, o_m, size.M, V, BV, f0)
+    p_lse = start(y.lse, i_b, i_h, size.inner)
+    tl.store(p_lse + o_m.to(tl.int64) * y.lse.row, lse, mask=(o_m < size.M) & (f0 == 0))

@@ -7,10 +7,22 @@ import triton
 import triton.language as tl
 
 from .._rows import chunk, product, rows
-from .._tile import load, start, store, whole, within
+from .._tile import load, start, whole, within
 from .gradient import reach
-from .logits import INF, bounds, kept, logits, marked
+from .logits import INF, bounds, kept, logits, marked, put
 from .walk import keys_at, over_keys, own_queries, stretch
+
+
+@triton.jit
+def moves(
+    t, still, i_b, i_h, INNER, o_r, ROWS, F: tl.constexpr, BF: tl.constexpr, STRICT: tl.constexpr,
+    EDGE: tl.constexpr = True,
+):  # fmt: skip
+    """Rows of a tangent; where there is none, those of its operand, which nobody takes for it."""
+    found = still
+    if t.data is not None:
+        found = rows(t, i_b, i_h, INNER, o_r, ROWS, F, BF, STRICT, EDGE)
+    return found
 
 
 @triton.jit
@@ -50,9 +62,7 @@ def tangent(
     i_b, i_h, m0, o_m = own_queries(pid // CHUNKS, x, size, BM)
     i_g = i_h // size.R
     q = rows(x.q, i_b, i_h, size.inner, o_m, size.M, K, BK, STRICT)  # [BM, BK]
-    tq = q
-    if t.q.data is not None:
-        tq = rows(t.q, i_b, i_h, size.inner, o_m, size.M, K, BK, STRICT)  # [BM, BK]
+    tq = moves(t.q, q, i_b, i_h, size.inner, o_m, size.M, K, BK, STRICT)
     reach_m = reach(y.lse, i_b, i_h, size, o_m)
     lo, hi = bounds(x, size, i_b, o_m)
     walk = over_keys(x, size, i_b, i_h, m0, lo, hi, BN)
@@ -66,11 +76,8 @@ def tangent(
                 met = keys_at(x, size, walk, v0, i_b, i_h, o_m, BM, BN, phase)
                 k = rows(x.k, i_b, i_g, size.inner, met.n, size.N, K, BK, STRICT, phase != 1)
                 v = rows(x.v, i_b, i_g, size.inner, met.n, size.N, V, BV, STRICT, phase != 1)
-                tk, tv = k, v
-                if t.k.data is not None:
-                    tk = rows(t.k, i_b, i_g, size.inner, met.n, size.N, K, BK, STRICT, phase != 1)
-                if t.v.data is not None:
-                    tv = rows(t.v, i_b, i_g, size.inner, met.n, size.N, V, BV, STRICT, phase != 1)
+                tk = moves(t.k, k, i_b, i_g, size.inner, met.n, size.N, K, BK, STRICT, phase != 1)
+                tv = moves(t.v, v, i_b, i_g, size.inner, met.n, size.N, V, BV, STRICT, phase != 1)
                 s = logits(
                     q, k, x, size, numbers, lo, hi, i_b, i_h, o_m, met, K, BK, BM, BN, phase != 1, PRECISION, STRICT
                 )
@@ -94,8 +101,6 @@ def tangent(
                     acc = tl.dot(P.to(mixed.dtype), mixed, acc, input_precision=PRECISION)
     o = load(start(y.out, i_b, i_h, size.inner), y.out, o_m, size.M, V, BV, True, f0).to(tl.float32)
     acc = acc - mean[:, None] * o
-    store(start(ty.out, i_b, i_h, size.inner), ty.out, acc, o_m, size.M, V, BV, f0)
-    p_lse = start(ty.lse, i_b, i_h, size.inner)
-    tl.store(p_lse + o_m.to(tl.int64) * ty.lse.row, mean, mask=(o_m < size.M) & (f0 == 0))
+    put(ty, acc, mean, i_b, i_h, size, o_m, V, BV, f0)
     if not STRICT and leaked is not None:
         tl.store(leaked + pid, 1 - whole(acc, within(o_m, size.M, V, BV, f0)))
