@@ -211,6 +211,9 @@ KEY = random.key(0)
             ShapeError,
             "q [..., M, H, K] needs at least 3 dims, but its shape is [4, 8]",
         ),
+        (lambda: xfn.attention(Q, K[0, 0], V, bias.causal()), ShapeError, "k [..., N, G, K] needs at least 3 dims"),
+        (lambda: xfn.attention(Q, None, V, bias.causal()), TypeError, "k is a NoneType, but must be a torch.Tensor"),
+        (lambda: xfn.attention(1.0, K, V), TypeError, "q is a float, but must be a torch.Tensor"),
         (
             lambda: xfn.attention(Q, K.repeat(2, 1, 1, 1)[:3], V),
             ShapeError,

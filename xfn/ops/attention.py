@@ -29,7 +29,7 @@ from .. import bias as biases
 from .. import random
 from .._core import philox
 from .._core.kinds import FLOATS, wide
-from .._core.levels import overt, plain
+from .._core.levels import TENSORS, overt, plain
 from .._core.primitive import Primitive
 from .._core.shapes import Shape
 from .._core.terms import Resolved
@@ -113,7 +113,8 @@ def attention_with_lse(
         >>> lse.shape
         torch.Size([4, 5])
     """
-    if key is None and scale is None and backend is None and type(p) is float and p == 0 and overt((q, k, v)):
+    absent = key is None and scale is None and backend is None and type(p) is float and p == 0
+    if absent and TENSORS.issuperset(map(type, (q, k, v))) and overt(()):
         found = _bare(q, k, v, bias)
         if found is not None:
             return found
@@ -148,7 +149,8 @@ def _fit(q: Shape, k: Shape, v: Shape, *kinds: Any) -> bool:
 
 def _bounds(bias: Bias | Tensor, q: Tensor, k: Tensor) -> tuple[Tensor | None, ...] | None:
     """The constants of a bias that is kept; on a CPU, for elsewhere tensors belong to a stream or to a graph."""
-    kept = bias.kept(q.shape[-3], k.shape[-3]) if type(bias) is Bias and q.is_cpu else None
+    known = type(bias) is Bias and q.is_cpu and q.dim() > 2 and k.dim() > 2
+    kept = bias.kept(q.shape[-3], k.shape[-3]) if known else None  # type: ignore[union-attr]
     return None if kept is None else (kept.lo, kept.hi, None)
 
 
