@@ -72,6 +72,10 @@ def runtime(nvcc: str) -> str:
 class Build(build_ext):
     """Each file for itself, side by side; libraries that no version of Python is part of, and none of torch but one."""
 
+    def finalize_options(self) -> None:
+        super().finalize_options()
+        self.parallel = True  # libraries side by side, too
+
     def get_ext_filename(self, fullname: str) -> str:
         bound = fullname.endswith("_autograd") and find_spec("torch")
         return fullname.replace(".", os.sep) + (f".{version('torch').partition('+')[0]}" if bound else "") + ".so"
