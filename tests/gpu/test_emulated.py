@@ -79,16 +79,17 @@ def test_rows_of_any_width(way: str, K: int, V: int, dtype: torch.dtype, spare: 
     draw = lambda *shape: torch.randn(*shape[:-1], shape[-1] + 2 * spare)[..., spare : spare + shape[-1]]
     sees = Csr.from_mask(random.bernoulli(random.key(1), 0.5, (6, 70))) if way == "entries" else bias.local(60, 65)
     x = tuple(draw(*shape).to(dtype) for shape in ((6, 2, K), (70, 1, K), (70, 1, V)))
-    agree(sees, x, dtype, 0.2 * spare)
+    agree(sees, x, dtype, 0.2 * spare, 4 if way == "entries" else 8)
 
 
-def agree(sees: Csr | Bias, x: tuple[Tensor, ...], dtype: torch.dtype, p: float) -> None:
+def agree(sees: Csr | Bias, x: tuple[Tensor, ...], dtype: torch.dtype, p: float, roundings: int = 4) -> None:
+    """``roundings`` beside the reference's own error: of one feature, what dq sums nearly cancels, and takes more."""
     got, same, exact = (
         both(sees, x, backend, to, p)
         for backend, to in (("cuda", dtype), ("reference", dtype), ("reference", torch.float64))
     )
     for mine, theirs, right in zip(got, same, exact, strict=True):
-        assert error(mine, right) <= 3 * error(theirs, right) + 8 * torch.finfo(dtype).eps
+        assert error(mine, right) <= 3 * error(theirs, right) + roundings * torch.finfo(dtype).eps
 
 
 APART = {
