@@ -77,6 +77,11 @@ template <class Kind> constexpr Kernels KERNELS = {
 
 }  // namespace
 
+#ifdef AVX512BF16  // which differs in bfloat16 alone
+const Kernels* avx512(Dtype dtype);
+
+const Kernels* NAME(Dtype dtype) { return dtype == Dtype::bf16 ? &KERNELS<Pairs> : avx512(dtype); }
+#else
 const Kernels* NAME(Dtype dtype) {
   switch (dtype) {
     case Dtype::f32:
@@ -85,16 +90,12 @@ const Kernels* NAME(Dtype dtype) {
       return &KERNELS<Numbers<double, double>>;
     case Dtype::f16:
       return &KERNELS<Numbers<f16, float>>;
-#ifdef AVX512BF16
-    case Dtype::bf16:
-      return &KERNELS<Pairs>;
-#else
     case Dtype::bf16:
       return &KERNELS<Numbers<bf16, float>>;
-#endif
     default:
       return nullptr;
   }
 }
+#endif
 
 }  // namespace xfn
