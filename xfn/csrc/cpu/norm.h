@@ -40,17 +40,9 @@ template <class T, bool centered> void norm(const RowProblem& p, int64_t index) 
   if (p.far) fence();
 }
 
-constexpr int TOGETHER = 4;  // rows that are added to dweight and dbias at once
-
 template <class T, bool centered> struct NormBack : RowTask<T> {
   typedef typename RowTask<T>::S S;
   using RowTask<T>::p;
-  struct Row {
-    const T *x, *dy;
-    T* dx;
-    Moments<S, centered> n;
-    S mean, along;  // of g, and of g n
-  };
   const S* weight;
   S *dweight, *dbias;
 
@@ -60,58 +52,53 @@ template <class T, bool centered> struct NormBack : RowTask<T> {
         dweight(this->sum(p.dweight)),
         dbias(this->sum(p.dbias)) {}
 
-  template <class Count> INLINE Vec<S> g(const Row& row, long e, Count count) const {
-    const Vec<S> d = widen(row.dy + e, count);
-    return weight ? d * widen(weight + e, count) : d;
+  // In twos: what rows share is loaded once, and their sums do not wait for each other.
+  void run() const {
+    long r = this->first;
+    for (; r + 2 <= this->last; r += 2) rows<2>(r);
+    if (r < this->last) rows<1>(r);
+    if (p.far) fence();
   }
-  // Two passes: sums of x and g, and those of what is apart from the mean.
-  Row look(long r) const {
-    Row row{this->row(p.x, r), this->row(p.dy, r), this->out(r), {}, 0, 0};
+  // Three passes: sums of x and g, those of what is apart from the mean, and what they are for.
+  template <int some> void rows(long r) const {
+    const T *x[some], *dy[some];
+    T* dx[some];
+    Moments<S, centered> n[some];
+    S mean[some] = {}, along[some];  // of g, and of g n
     const S E = (S)p.E;
-    if (centered) {
-      const auto [x, g] = row_sums<S>(p.E, [&](long e, auto count) INLINE_LAMBDA {
-        return std::array{widen(row.x + e, count), this->g(row, e, count)};
-      });
-      row.n.mean = x / E, row.mean = g / E;
+    for (int i = 0; i < some; i++) {
+      x[i] = this->row(p.x, r + i), dy[i] = this->row(p.dy, r + i), dx[i] = this->out(r + i);
     }
-    const auto [squares, along] = row_sums<S>(p.E, [&](long e, auto count) INLINE_LAMBDA {
-      const Vec<S> d = first_lanes<S>(row.n.apart(widen(row.x + e, count)), count);
-      return std::array{d * d, this->g(row, e, count) * d};
+    const auto g = [&](int i, long e, auto count) INLINE_LAMBDA {
+      const Vec<S> d = widen(dy[i] + e, count);
+      return weight ? d * widen(weight + e, count) : d;
+    };
+    if (centered) {
+      const auto sums = row_sums<S, some, 2>(p.E, [&](int i, long e, auto count) INLINE_LAMBDA {
+        return std::array{widen(x[i] + e, count), g(i, e, count)};
+      });
+      for (int i = 0; i < some; i++) n[i].mean = sums[i][0] / E, mean[i] = sums[i][1] / E;
+    }
+    const auto sums = row_sums<S, some, 2>(p.E, [&](int i, long e, auto count) INLINE_LAMBDA {
+      ahead(x[i] + some * p.x.row + e), ahead(dy[i] + some * p.dy.row + e);
+      const Vec<S> d = first_lanes<S>(n[i].apart(widen(x[i] + e, count)), count);
+      return std::array{d * d, g(i, e, count) * d};
     });
-    row.n.r = scale_of(squares, p);
-    row.along = along * row.n.r / E;
-    return row;
-  }
-  template <int some> void finish(const Row (&rows)[TOGETHER]) const {
+    for (int i = 0; i < some; i++) n[i].r = scale_of(sums[i][0], p), along[i] = sums[i][1] * n[i].r / E;
     each<S>(p.E, [&](long e, auto count) INLINE_LAMBDA {
       const Vec<S> w = weight ? widen(weight + e, count) : splat((S)1);
       Vec<S> dw = dweight ? widen(dweight + e, count) : Vec<S>{}, db = dbias ? widen(dbias + e, count) : Vec<S>{};
-#pragma GCC unroll 4
+      Vec<S> at[some], d[some];  // of all rows before one is written: loads wait for stores 4096 bytes away
+#pragma GCC unroll 2
+      for (int i = 0; i < some; i++) at[i] = n[i](widen(x[i] + e, count)), d[i] = widen(dy[i] + e, count);
+#pragma GCC unroll 2
       for (int i = 0; i < some; i++) {
-        const Row& row = rows[i];
-        const Vec<S> n = row.n(widen(row.x + e, count)), d = widen(row.dy + e, count);
-        dw += d * n, db += d;
-        if (row.dx) put((d * w - row.mean - n * row.along) * row.n.r, row.dx + e, count, p.far);
+        dw += d[i] * at[i], db += d[i];
+        if (dx[i]) put((d[i] * w - mean[i] - at[i] * along[i]) * n[i].r, dx[i] + e, count, p.far);
       }
       if (dweight) narrow(dw, dweight + e, count);
       if (dbias) narrow(db, dbias + e, count);
     });
-  }
-  void run() const {
-    for (long r = this->first; r < this->last; r += TOGETHER) {
-      const int some = (int)std::min<long>(TOGETHER, this->last - r);
-      Row rows[TOGETHER];
-      for (int i = 0; i < some; i++) rows[i] = look(r + i);
-      if (some == TOGETHER) {
-        finish<TOGETHER>(rows);
-      } else {
-        for (int i = 0; i < some; i++) {
-          const Row one[TOGETHER] = {rows[i]};
-          finish<1>(one);
-        }
-      }
-    }
-    if (p.far) fence();
   }
 };
 

@@ -42,25 +42,38 @@ template <class T> struct RowTask {
   }
 };
 
-// Σ of each of the vectors that f(e, count) gives, over a row; what lies behind its end must be 0 there.
-template <class S, class F> INLINE auto row_sums(long E, const F& f) {
-  constexpr int n = std::tuple_size_v<decltype(f(0, 0))>;
-  Vec<S> sums[4][n] = {};
-  const auto add = [&](int i, const auto& found) INLINE_LAMBDA {
-    for (int j = 0; j < n; j++) sums[i][j] += found[j];
-  };
-  long e = 0;
-  for (; e + 4 * L<S> <= E; e += 4 * L<S>)
+// Σ of each of the vectors that f(i, e, count) gives, over each of `rows`; what lies behind an end must be 0 there. A sum
+// goes `ways` at once, for one would wait for itself; rows do not change what another one comes to.
+template <class S, int rows, int ways, class F> INLINE auto row_sums(long E, const F& f) {
+  constexpr int n = std::tuple_size_v<decltype(f(0, 0, 0))>;
+  Vec<S> sums[rows][n][ways] = {};
+  const auto add = [&](int way, long e, auto count) INLINE_LAMBDA {
 #pragma GCC unroll 4
-    for (int i = 0; i < 4; i++) add(i, f(e + i * L<S>, std::integral_constant<int, L<S>>()));
-  for (; e + L<S> <= E; e += L<S>) add(0, f(e, std::integral_constant<int, L<S>>()));
-  if (e < E) add(1, f(e, (int)(E - e)));
-  std::array<S, n> all;
-  for (int j = 0; j < n; j++) all[j] = total<S>((sums[0][j] + sums[1][j]) + (sums[2][j] + sums[3][j]));
+    for (int i = 0; i < rows; i++) {
+      const auto found = f(i, e, count);
+      for (int j = 0; j < n; j++) sums[i][j][way] += found[j];
+    }
+  };
+  const std::integral_constant<int, L<S>> whole;
+  long e = 0;
+  for (; e + ways * L<S> <= E; e += ways * L<S>)
+#pragma GCC unroll 4
+    for (int way = 0; way < ways; way++) add(way, e + way * L<S>, whole);
+  for (; e + L<S> <= E; e += L<S>) add(0, e, whole);
+  if (e < E) add(1, e, (int)(E - e));
+  std::array<std::array<S, n>, rows> all;
+  for (int i = 0; i < rows; i++)
+    for (int j = 0; j < n; j++) {
+      const Vec<S>* sum = sums[i][j];
+      if constexpr (ways == 4)
+        all[i][j] = total<S>((sum[0] + sum[1]) + (sum[2] + sum[3]));
+      else
+        all[i][j] = total<S>(sum[0] + sum[1]);
+    }
   return all;
 }
 template <class S, class F> INLINE S row_sum(long E, const F& f) {
-  return row_sums<S>(E, [&](long e, auto count) INLINE_LAMBDA { return std::array{f(e, count)}; })[0];
+  return row_sums<S, 1, 4>(E, [&](int, long e, auto count) INLINE_LAMBDA { return std::array{f(e, count)}; })[0][0];
 }
 
 // v where the lane is below count, and another number beyond.

@@ -38,6 +38,7 @@ template <class S> INLINE void stream(S* p, Vec<S> v) {
 #endif
   store(p, v);
 }
+INLINE void ahead(const void* p) { __builtin_prefetch(p, 0, 2); }  // into the second cache
 INLINE void fence() {
 #ifdef AVX512
   _mm_sfence();
