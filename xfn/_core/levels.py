@@ -87,7 +87,7 @@ def plain(args: Args) -> bool:
         and not _is_any_autocast_enabled()
         and _get_tracing_state() is None
         and forward_ad._current_level < 0
-        and ("torch._dynamo" not in sys.modules or not _has_tangents(args))
+        and not (_compiled() and _has_tangents(args))
     )
 
 
@@ -102,6 +102,12 @@ def requires_grad(args: Args) -> bool:
         if a is not None and isinstance(a, Tensor) and a.requires_grad:
             return True
     return False
+
+
+def _compiled() -> bool:
+    """Whether Dynamo has made a graph: it is imported long before, by every optimizer."""
+    frames = sys.modules.get("torch._dynamo.convert_frame")
+    return frames is not None and bool(getattr(frames, "FRAME_COUNTER", True))
 
 
 def _has_tangents(args: Args) -> bool:
