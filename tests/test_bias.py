@@ -49,6 +49,8 @@ CASES: dict[str, tuple[Bias, Sees]] = {
     "local, bottom-right": (bias.local(1, 0, "bottom-right"), lambda m, n: m + N - M - 1 <= n <= m + N - M),
     "both corners": (bias.causal("bottom-right").local(1, 2), lambda m, n: m - 1 <= n <= m + 2),
     "far": (bias.local(10**6, 10**6), lambda m, n: True),
+    "farther than integers": (bias.local(2**63 - 1, 2**99) & bias.span(-(2**64), 2**63), lambda m, n: True),
+    "farther, in segments": (bias.segments([6], [8]).local(0, 2**63 - 1, "bottom-right"), lambda m, n: n >= m + N - M),
     "segments": (bias.segments([2, 0, 4], [5, 1, 2]), within([2, 0, 4], [5, 1, 2], lambda i, j, s: True)),
     "segments, short": (bias.segments(torch.tensor([2, 2]), [3, 5]), within([2, 2], [3, 5], lambda i, j, s: True)),
     "segments, causal": (bias.segments([3, 3], [4, 4]).causal(), within([3, 3], [4, 4], lambda i, j, s: j <= i)),

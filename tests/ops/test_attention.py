@@ -68,11 +68,12 @@ def test_a_bias_has_a_dtype_of_its_own(dtype: torch.dtype, wider: torch.dtype, b
         torch.testing.assert_close(got.double(), wanted.double(), rtol=0, atol=8 * low)
 
 
-def test_a_row_that_is_hidden_by_a_large_number_is_an_average() -> None:
+@pytest.mark.parametrize("number", [-1e9, -1e16, -1e30, torch.finfo(torch.float32).min, 1e12])
+def test_a_row_that_is_hidden_by_a_large_number_is_an_average(number: float) -> None:
     """As masks were written before there were boolean ones; and in its gradient too."""
     q, k, v = (t.float() for t in drawn((3, 2, 4), (5, 2, 4), (5, 2, 4)))
     b = torch.zeros(3, 5)
-    b[1] = torch.finfo(torch.float32).min
+    b[1] = number
     f = lambda *x, backend=None: xfn.attention(*x, b, backend=backend).sin().sum()
     for backend in BACKENDS:
         torch.testing.assert_close(xfn.attention(q, k, v, b, backend=backend)[1], v.mean(0))

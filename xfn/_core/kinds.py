@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+FAR = 2**62
+"""Farther than any key; a place and as far again is still an int64."""
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:
@@ -19,6 +21,11 @@ def wide(dtype: torch.dtype) -> torch.dtype:
 def finite(*tensors: Tensor) -> bool:
     """Whether every number is; a sum tells, for what is not finite cannot cancel."""
     return bool(sum(t.sum(dtype=wide(t.dtype)) for t in tensors).isfinite())  # type: ignore[union-attr]
+
+
+def lost(lse: Tensor) -> bool:
+    """Whether one is so large that the sum in it is rounded away: numbers beside it lie 1/16 apart, or more."""
+    return bool(((lse.abs() >= 2**-4 / torch.finfo(lse.dtype).eps) & lse.isfinite()).any())
 
 
 def broken(*tensors: Tensor) -> Tensor:

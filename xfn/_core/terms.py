@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .errors import ShapeError
-from .kinds import is_integer
+from .kinds import FAR, is_integer
 from .pytree import pytree, static
 from .shapes import broadcastable
 
@@ -64,9 +64,7 @@ class Band:
         """Checked."""
         if corner not in get_args(Corner):
             raise ValueError(f"corner={corner!r} is neither of {list(get_args(Corner))}")
-        for name, value in (("left", left), ("right", right)):
-            if value is not None:
-                reach(name, value)
+        left, right = (end if end is None else reach(name, end) for name, end in (("left", left), ("right", right)))
         return Band(left, right, corner)
 
     def span(self, m: Tensor, shift: int | Tensor) -> tuple[Tensor | None, Tensor | None]:
@@ -92,7 +90,7 @@ class Integers:
             return Integers((value if value.dim() else value[None]).long())
         if isinstance(value, Tensor) or not is_integer(value):
             raise TypeError(f"span takes integers, but {name} is {getattr(value, 'dtype', repr(value))}")
-        return Integers(fixed=(value,))
+        return Integers(fixed=(max(-FAR, min(value, FAR)),))
 
     @staticmethod
     def lengths(name: str, value: Lengths) -> "Integers":
@@ -231,7 +229,7 @@ def reach(name: str, value: int) -> int:
         raise TypeError(f"{name} is an integer, but got {value!r}")
     if value < 0:
         raise ValueError(f"{name}={value} reaches nowhere: it must be at least 0, or None for no limit")
-    return value
+    return min(value, FAR)
 
 
 def _fold(f: Callable[[Tensor, Tensor], Tensor], tensors: Iterable[Tensor | None]) -> Tensor | None:

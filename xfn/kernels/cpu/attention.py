@@ -16,7 +16,7 @@ from torch import Tensor
 from ..._core.choice import ENTRIES
 from ..._core.definition import bits
 from ..._core.dispatch import Call
-from ..._core.kinds import FLOATS, broken, wide
+from ..._core.kinds import FLOATS, broken, lost, wide
 from ..._core.philox import threshold
 from . import sparse_attention
 from .library import autograd, isa
@@ -43,8 +43,9 @@ def supports(call: Call) -> list[str]:
         return []
     if dense.dtype not in FLOATS:
         return [f"it adds no {dense.dtype}"]
-    lost = lse is not None and bool(((lse < -1e30) & (lse != -torch.inf)).any())
-    return ["a bias hides whole rows by numbers so large that lse has lost their sum: hide by −∞ or False"] * lost
+    if lse is not None and lost(lse):
+        return ["a bias hides whole rows by numbers so large that lse has lost their sum: hide by −∞ or False"]
+    return []
 
 
 def certain(device: str, given: tuple[str, ...]) -> bool:
