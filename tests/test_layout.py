@@ -307,8 +307,12 @@ def test_block_masks_come_and_go(M: int, N: int) -> None:
     back = layout.to_block_mask(ours)
     assert torch.equal(layout.from_block_mask(back).to_mask(), want)
     assert torch.equal(create_mask(back.mask_mod, 1, 2, M, N, device="cpu")[0].bool(), want)
-    whole = layout.causal(M, N, block=16)
-    assert torch.equal(layout.from_block_mask(layout.to_block_mask(whole)).to_mask(), whole.to_mask())
+    for whole in (layout.local(M, N, block=16, window=16), layout.Layout(ours.blocks, 16, (M, N)), ours & ~ours):
+        back = layout.to_block_mask(whole)
+        assert torch.equal(layout.from_block_mask(back).to_mask(), whole.to_mask())
+        assert torch.equal(
+            create_mask(back.mask_mod, 1, 2, M, N, device="cpu")[0].bool(), whole.to_mask().expand(2, M, N)
+        )
 
 
 # Errors.

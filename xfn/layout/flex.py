@@ -44,11 +44,14 @@ def from_block_mask(block_mask: "BlockMask") -> Layout:
         kept: Tensor = torch.func.vmap(block_mask.mask_mod)(*each)
         return kept.bool().reshape(torch.broadcast_shapes(h.shape, m.shape, n.shape))
 
-    return Layout(full, size[0], lengths) | Layout(partial, size[0], lengths).with_mask(keep)
+    whole = Layout(full, size[0], lengths)
+    if not partial.any():  # and torch maps no // over nothing
+        return whole
+    return whole | Layout(partial, size[0], lengths).with_mask(keep)
 
 
 def to_block_mask(layout: Layout) -> "BlockMask":
-    """The same as a block mask of flex_attention, its partial tiles read from the layout's bits.
+    """The same as a block mask of flex_attention, whose ``mask_mod`` reads the layout's tiles and bits.
 
     Args:
         layout: of any block that flex_attention takes.
@@ -65,15 +68,17 @@ def to_block_mask(layout: Layout) -> "BlockMask":
     part = Lists.of(torch.zeros_like(blocks) if bits is None else bits.index >= 0, None)
 
     def keep(b: Tensor, h: Tensor, m: Tensor, n: Tensor) -> Tensor:
-        assert bits is not None
         h = h if layout.heads > 1 else torch.zeros_like(h)
+        there = blocks[h, m // size, n // size]
+        if bits is None:
+            return there
         place = bits.index[h, m // size, n // size]
         word = bits.words[place.clamp(min=0), m % size, n % size // 32]
-        return (place < 0) & layout.blocks[h, m // size, n // size] | (word >> n % size % 32 & 1).bool() & (place >= 0)
+        return torch.where(place < 0, there, (word >> n % size % 32 & 1).bool())
 
     return BlockMask.from_kv_blocks(
         part.counts[None, ..., 1], part.index[None], whole.counts[None, ..., 1], whole.index[None],
-        size, None if bits is None else keep, layout.lengths,
+        size, keep, layout.lengths,
     )  # fmt: skip
 
 
