@@ -102,6 +102,16 @@ def test_the_page_s_model() -> None:
     assert torch.equal(again(x, x), y)
 
 
+@pytest.mark.parametrize("name", ["nystrom", "orthoformer"])
+def test_landmarks_of_the_whole_target_are_warned_of(name: str) -> None:
+    decoder = block(
+        "decoder", multi_head_config_masked=heads("favor", causal=True), multi_head_config_cross=heads(name)
+    )
+    with pytest.warns(UserWarning, match=r"causal \((Nystrom|Ortho) looks across for all\)"):
+        config = xFormerConfig([block(multi_head_config=heads("favor")), decoder])
+    assert xFormer.from_config(config)(tokens(), tokens()).shape == (BATCH, SEQ, EMB)
+
+
 def encoded(model: xFormer, x: Tensor) -> Tensor:
     """What the encoder alone makes of x."""
     assert model.made.encoder is not None

@@ -16,6 +16,7 @@ from xfn.factory import Encoder, Model, Patch, Simplicial
 from xfn.ops.residual import deepnorm_coefficients
 from xfn.parts import catalogue, honours
 from xfn.parts.attention.dot_product import DotProduct
+from xfn.parts.attention.nystrom import Nystrom
 from xfn.parts.feedforward.mlp import MLP
 from xfn.parts.feedforward.moe import MixtureOfExperts
 from xfn.parts.position.learned import Learned
@@ -290,6 +291,8 @@ REFUSED = {
     "Mean.apply takes no context, so it cannot look at another sequence": xfn.Transformer(
         Encoder(DIMS), xfn.Decoder(DIMS, cross=Mean())
     ),
+    "Nystrom.apply mixes its queries, so a causal decoder cannot look across by it: write causal=False":
+        xfn.Transformer(Encoder(DIMS), xfn.Decoder(DIMS, cross=Nystrom(2))),
     "Vocab.apply takes tokens, which come to the first stage alone": [Encoder(WORDS), Encoder(WORDS, position=Vocab())],
     "Vocab needs Dims.length: write Dims(model=8, length=…)": Encoder(xfn.Dims(8, vocab=3)),
     "Vocab needs Dims.vocab: write Dims(model=8, vocab=…)": Encoder(DIMS, position=Vocab()),

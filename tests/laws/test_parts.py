@@ -16,7 +16,7 @@ from xfn import attention, bias, random
 from xfn._core.dims import Dims
 from xfn._core.params import leaves
 from xfn._core.params import tree as nested
-from xfn.parts import draws
+from xfn.parts import catalogue, draws, honours, mixes
 
 from ..cases import agree
 from ..catalogue import (
@@ -194,6 +194,22 @@ def test_the_future_cannot_change_the_past(subject: Subject) -> None:
             changed = result(subject(params, mixed(data, other, where), key))
             past = lambda y, t=t: y.narrow(length(subject, "out"), 0, t)
             assert torch.equal(past(y), past(changed))
+
+
+@pytest.mark.parametrize("kind", catalogue("attention").values(), ids=lambda kind: kind.__name__)
+def test_what_mixes_its_queries_says_so(kind: type[Any]) -> None:
+    """Else a query is given the same whatever those beside it are, and a causal model may look across by it."""
+    takes, found = honours(kind()), False
+    if not takes & {"k", "context"}:
+        return
+    for part in variants(kind):
+        subject = Subject("attention", part, "plain" if "k" in takes else "across")
+        params, data, other = subject.init(), subject.draw(2), loud(subject.draw(2, seed=1))
+        asks = "q" if "q" in takes else "x"
+        beside = torch.cat([data[asks][:, :1], other[asks][:, 1:]], 1)
+        y, changed = (subject(params, {**data, asks: x})[:, 0] for x in (data[asks], beside))
+        found |= not torch.equal(y, changed)
+    assert found == mixes(kind())
 
 
 @every_call(lambda subject: subject.way == "causal")

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from ..parts import honours
+from ..parts import honours, mixes
 from .config import Decoder, Encoder, Stage
 
 
@@ -108,6 +108,9 @@ def _across(encoder: Sequence[Stage], decoder: Sequence[Stage], tied: bool) -> N
     for stage in decoder:
         assert isinstance(stage, Decoder)
         refuse_context(stage.cross, stage.dims.model, encoder[-1].dims.model)
+        if stage.causal and mixes(stage.cross):
+            says = "mixes its queries, so a causal decoder cannot look across by it: write causal=False"
+            raise TypeError(f"{_name(stage.cross)}.apply {says}")
     sizes = [(stage.dims.vocab, stage.dims.model) for stage in (encoder[0], decoder[0], decoder[-1])]
     if tied and (sizes[0][0] is None or len(set(sizes)) > 1):
         raise ValueError(f"one table cannot embed source and target and predict: their (vocab, model) are {sizes}")

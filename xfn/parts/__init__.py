@@ -12,6 +12,8 @@ arguments say what it can honour. Of an attention or a feed-forward:
     grid        it sees an image of (height, width)
     key         it draws: without a key it is in evaluation. Where its attribute ``draws`` is False, it draws nothing
 
+Where an attribute ``mixes`` is True, what one query is given is made of all of them, and so of those to come.
+
 Of a position:
 
     tokens      it embeds tokens [..., M], by the table [W, E] that its parameters call "word"
@@ -78,3 +80,8 @@ def honours(part: object) -> frozenset[str]:
 def draws(part: object) -> bool:
     """Whether a part uses the key of a call."""
     return "key" in honours(part) and bool(getattr(part, "draws", True))
+
+
+def mixes(part: object) -> bool:
+    """Whether what a part gives to one query is made of all of them."""
+    return bool(getattr(part, "mixes", False))

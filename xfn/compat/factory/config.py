@@ -8,7 +8,7 @@ from typing import Any
 
 from ..._core.dims import Dims
 from ...factory import Decoder, Encoder, Patch, Simplicial
-from ...parts import honours
+from ...parts import honours, mixes
 from ...parts.position.none import None_
 from ...parts.position.vocab import Vocab
 from ...parts.residual.deepnorm import Deepnorm
@@ -184,6 +184,12 @@ class xFormerDecoderConfig(xFormerBlockConfig):
         assert not self.reversible, "decoders are not reversible"
         (own, past), (cross, before) = (self._attend(name) for name in self.heads)
         fields = self._fields([getattr(self, name) for name in self.heads])
+        looks = cross.part if isinstance(cross, Within) else cross
+        if past and mixes(looks):
+            self.ignored.append(
+                f"multi_head_config_masked.attention.causal ({type(looks).__name__} looks across for all)"
+            )
+            cross = Within(looks, cross is not looks and cross.turned)
         if before:
             cross = replace(cross, past=True) if isinstance(cross, Within) else Within(cross, past=True)
         return Decoder(**fields, attention=own, cross=cross, causal=past)
