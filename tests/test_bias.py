@@ -206,6 +206,7 @@ def test_packing() -> None:
         (lambda: bias.causal().split(torch.ones(3, 1, 1)), ValueError, "split needs one bias.segments"),
         (lambda: bias.segments([1, 2]).split(torch.ones(4, 1, 1)), ShapeError, "hold 3 queries, but dim -3 has 4"),
         (lambda: bias.causal() + torch.ones(3), TypeError, "write bias.dense(tensor)"),  # type: ignore[operator]
+        (lambda: torch.ones(3) + bias.causal(), TypeError, "write bias.dense(tensor)"),  # type: ignore[operator]
         (lambda: bias.segments([1, 2]).resolve(4, 3), ShapeError, "hold 3 queries [1, 2], but q has M=4"),
         (lambda: bias.segments([1, 2]).resolve(3, 4), ShapeError, "hold 3 keys, but k has N=4"),
         (lambda: bias.padded([1, 2], 4, [1, 2]).resolve(3, 7), ShapeError, "hold 8 keys, but k has N=7"),

@@ -48,7 +48,7 @@ class Bias:
             raise TypeError(f"a bias combines with a bias, not with {type(other).__name__}: write bias.dense(tensor)")
         return Bias(self.terms + other.terms)
 
-    __and__ = __add__
+    __and__ = __radd__ = __rand__ = __add__
 
     def causal(self, corner: Corner = "top-left") -> "Bias":
         """Also hide the future; within each segment when there are segments. See :func:`causal`."""

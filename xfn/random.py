@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ._core.errors import ShapeError
 from ._core.kinds import FLOATS, check_number, is_integer
-from ._core.philox import MASK, philox
+from ._core.philox import MASK, check_key, philox
 
 Size = int | Sequence[int]
 CHILD = 1
@@ -35,10 +35,15 @@ def key(seed: int, *, device: torch.device | str | None = None) -> Tensor:
     Returns:
         int64 ``[2]``.
 
+    Raises:
+        TypeError: a seed that is no integer.
+
     Example:
         >>> key(7)
         tensor([7, 0])
     """
+    if not is_integer(seed):
+        raise TypeError(f"a seed is an integer, but got {seed!r}")
     return torch.tensor([seed & MASK, (seed >> 32) & MASK], dtype=torch.int64, device=device)
 
 
@@ -59,7 +64,7 @@ def fold_in(key: Tensor, data: int | Tensor) -> Tensor:
         >>> torch.equal(fold_in(key(0), 3), split(key(0), 5)[3])
         True
     """
-    _check(key)
+    check_key(key)
     if not is_integer(data):
         raise TypeError(f"fold_in takes integers, but got {getattr(data, 'dtype', repr(data))}")
     number = torch.as_tensor(data, dtype=torch.int64, device=key.device)
@@ -83,7 +88,7 @@ def split(key: Tensor, n: Size = 2) -> Tensor:
         >>> split(key(0), (3, 4)).shape
         torch.Size([3, 4, 2])
     """
-    _check(key, single=True)
+    check_key(key, single=True)
     shape = _shape(n)
     return fold_in(key, torch.arange(math.prod(shape), device=key.device).reshape(shape))
 
@@ -102,7 +107,7 @@ def spread(key: Tensor, batch: Sequence[int]) -> Tensor:
         >>> spread(key(0), (3, 4)).shape
         torch.Size([3, 4, 2])
     """
-    _check(key)
+    check_key(key)
     if tuple(key.shape) == (*batch, 2):
         return key
     if key.dim() != 1:
@@ -249,7 +254,7 @@ def permutation(key: Tensor, x: int | Tensor) -> Tensor:
 
 def _bits(key: Tensor, shape: Size, width: int) -> Tensor:
     """``width`` random bits for every number: the top of one word, or of two from 33 bits on."""
-    _check(key, single=True)
+    check_key(key, single=True)
     shape = _shape(shape)
     count, words = math.prod(shape), 1 + (width > 32)
     blocks = torch.arange(-(-count * words // 4), device=key.device)
@@ -279,14 +284,8 @@ def _below(number: float, dtype: torch.dtype) -> float:
 
 def _shape(size: Size) -> tuple[int, ...]:
     shape = tuple(size) if isinstance(size, Sequence) else (size,)
+    if not all(map(is_integer, shape)):
+        raise TypeError(f"a shape is of integers, but got {list(shape)}")
     if any(n < 0 for n in shape):
         raise ValueError(f"a shape has no negative sizes, but got {list(shape)}")
     return shape
-
-
-def _check(key: Tensor, single: bool = False) -> None:
-    if not isinstance(key, Tensor) or key.dtype != torch.int64 or key.dim() == 0 or key.shape[-1] != 2:
-        got = f"{key.dtype} {list(key.shape)}" if isinstance(key, Tensor) else repr(key)
-        raise ShapeError(f"a key is an int64 tensor [2], but got {got}: write key=random.key(seed)")
-    if single and key.dim() != 1:
-        raise ShapeError(f"one draw takes one key [2], but got keys {list(key.shape)}: map over them with vmap")

@@ -284,6 +284,13 @@ def test_deepnorm_counts_layers() -> None:
 REFUSED = {
     "Mean.apply takes no bias, so it cannot be causal": Encoder(DIMS, attention=Mean(), causal=True),
     "Tiles.apply sees a grid, so it cannot be causal": Encoder(DIMS, feedforward=Tiles(), causal=True),
+    "DotProduct.apply takes params, q, k, v, bias, key: it is no feedforward": Encoder(DIMS, feedforward=DotProduct()),
+    "DotProduct.apply takes params, q, k, v, bias, key: it is no position": Encoder(DIMS, position=DotProduct()),
+    "MLP.apply takes params, x, key: it is no residual": Encoder(DIMS, residual=MLP()),
+    "Rotary.apply takes params, q, k: it is no attention": Encoder(DIMS, attention=Rotary()),
+    "Post.apply takes params, x, f: it is no cross": xfn.Transformer(
+        Encoder(DIMS), xfn.Decoder(DIMS, cross=Post())
+    ),
     "Mean.apply takes no q and k, so Rotary has nothing to turn": Encoder(DIMS, attention=Mean(), position=Rotary()),
     "Tiles.apply sees a grid, which has no place for the token of Learned": Encoder(
         DIMS, feedforward=Tiles(), position=Learned(token=True)

@@ -132,6 +132,8 @@ def test_what_json_cannot_hold_is_refused() -> None:
         xfn.to_dict(Encoder(xfn.Dims(8), attention=Mine()))
     with pytest.raises(TypeError, match=r"Blocksparse\.numbers\['window'\] is 3j, which JSON cannot hold"):
         xfn.to_dict(Encoder(xfn.Dims(8), attention=Blocksparse(numbers={"window": 3j})))
+    with pytest.raises(TypeError, match=r"a config is an Encoder, .*, but got None"):
+        xfn.to_dict(None)
 
 
 def test_a_pyramid_follows_from_its_image() -> None:

@@ -1,6 +1,7 @@
 """Every initialiser: the same key draws the same tree, a map of keys draws what each draws, and nothing is shared."""
 
 import inspect
+import re
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from torch import func
 from torch.utils import _pytree as tree
 
 import xfn
-from xfn import random
+from xfn import ShapeError, random
 
 INITIALISERS = {title: f for title, f in vars(xfn).items() if title.startswith("init_")}
 every_one = pytest.mark.parametrize("title", INITIALISERS)
@@ -44,6 +45,14 @@ def test_parameters_own_their_storage(title: str, dtype: torch.dtype) -> None:
         assert leaves
         assert all(leaf.dtype == dtype and leaf.is_contiguous() for leaf in leaves)
         assert len({leaf.untyped_storage().data_ptr() for leaf in leaves}) == len(leaves)
+
+
+@every_one
+def test_a_seed_is_no_key(title: str) -> None:
+    with pytest.raises(
+        ShapeError, match=re.escape("a key is an int64 tensor [2], but got 7: write key=random.key(seed)")
+    ):
+        drawn(title, 7)
 
 
 @every_one

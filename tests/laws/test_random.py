@@ -13,6 +13,7 @@ from xfn import random
 from xfn._core.errors import ShapeError
 from xfn._core.philox import keep, philox, threshold
 from xfn.kernels.tiled import grid
+from xfn.sparsity import Csr
 
 KEY = random.key(3)
 DRAWS: dict[str, Any] = {
@@ -176,9 +177,26 @@ def test_dropout_is_unbiased_and_rows_and_heads_differ() -> None:
     assert threshold(0.999999999) < 65536
 
 
+ONES: Any = torch.ones(2, 1, 4)
+ALL = Csr.from_mask(torch.ones(2, 2, dtype=torch.bool))
+
+
 @pytest.mark.parametrize(
     ("call", "kind", "text"),
     [
+        (
+            lambda: xfn.attention(ONES, ONES, ONES, p=0.1, key=7),
+            ShapeError,
+            "int64 tensor [2], but got 7: write key=random.key(seed)",
+        ),
+        (
+            lambda: xfn.sparse_attention(ALL, ONES, ONES, ONES, p=0.1, key=7),
+            ShapeError,
+            "but got 7: write key=random.key(seed)",
+        ),
+        (lambda: xfn.dropout(ONES, 0.1, key=7), ShapeError, "but got 7: write key=random.key(seed)"),
+        (lambda: random.key(1.5), TypeError, "a seed is an integer, but got 1.5"),
+        (lambda: random.split(KEY, 2.5), TypeError, "a shape is of integers, but got [2.5]"),
         (lambda: random.split(7, 2), ShapeError, "a key is an int64 tensor [2], but got 7"),
         (lambda: random.uniform(torch.zeros(2)), ShapeError, "but got torch.float32 [2]"),
         (lambda: random.normal(random.split(KEY, 3)), ShapeError, "one draw takes one key [2], but got keys [3, 2]"),

@@ -108,5 +108,7 @@ def test_what_is_wrong_is_said() -> None:
         xfn.moe(drawn(route="round_robin"), x)
     with pytest.raises(ValueError, match="route='best' is neither"):
         xfn.moe(drawn(), x, route="best")
+    with pytest.raises(ValueError, match="route='best' is neither"):
+        xfn.init_moe(random.key(0), 4, route="best")
     with pytest.raises(KeyRequired):
         xfn.moe(drawn(), x, p=0.1)

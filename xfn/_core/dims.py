@@ -29,7 +29,8 @@ class Dims:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            absent = value is None and name != "model"
+            if not absent and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
                 raise ValueError(f"Dims.{name} is {value!r}, but must be a positive integer")
         if self.model % self.heads:
             raise ValueError(f"Dims.model={self.model} does not divide into heads={self.heads}")

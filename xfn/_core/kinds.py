@@ -57,7 +57,7 @@ def check_kinds(alike: Mapping[str, Tensor], beside: Mapping[str, Tensor | None]
         if tensor.dtype != head.dtype:
             raise TypeError(f"{first} is {head.dtype}, but {name} is {tensor.dtype}: write {name}.to({first}.dtype)")
     for name, other in {**alike, **beside}.items():
-        if other is not None and other.device != head.device:
+        if isinstance(other, Tensor) and other.device != head.device:
             raise ValueError(
                 f"{first} is on {head.device}, but {name} is on {other.device}: write {name}.to({first}.device)"
             )

@@ -9,6 +9,8 @@ Source: Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2
 import torch
 from torch import Tensor
 
+from .errors import ShapeError
+
 M = (0xD2511F53, 0xCD9E8D57)
 W = (0x9E3779B9, 0xBB67AE85)
 MASK = 0xFFFFFFFF
@@ -16,6 +18,15 @@ LANES = 8
 """Dropout decisions that one call of Philox makes: its four words, cut into 16-bit lanes."""
 
 Words = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+def check_key(key: Tensor, single: bool = False) -> None:
+    """Raise where it is no key, or, if a single one is wanted, several."""
+    if not isinstance(key, Tensor) or key.dtype != torch.int64 or key.dim() == 0 or key.shape[-1] != 2:
+        got = f"{key.dtype} {list(key.shape)}" if isinstance(key, Tensor) else repr(key)
+        raise ShapeError(f"a key is an int64 tensor [2], but got {got}: write key=random.key(seed)")
+    if single and key.dim() != 1:
+        raise ShapeError(f"one draw takes one key [2], but got keys {list(key.shape)}: map over them with vmap")
 
 
 def philox(key: Tensor, counter: Words, rounds: int = 10) -> Words:

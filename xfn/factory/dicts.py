@@ -57,8 +57,10 @@ def to_dict(config: Config) -> Any:
         >>> to_dict(Encoder(Dims(model=32)))["attention"]
         {'name': 'dot_product', 'p': 0.0}
     """
-    if not isinstance(config, Encoder | Decoder | Transformer):
+    if isinstance(config, list | tuple):
         return [to_dict(stage) for stage in config]
+    if not isinstance(config, Encoder | Decoder | Transformer):
+        raise TypeError(f"a config is an Encoder, a Decoder, a Transformer, or a list of stages, but got {config!r}")
     name = type(config).__name__.lower()
     given: dict[str, Any] = {"name": name}
     for field in fields(config):

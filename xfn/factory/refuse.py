@@ -1,6 +1,7 @@
 """What no part can honour is refused before anything runs, in one sentence."""
 
 from collections.abc import Sequence
+from inspect import signature
 from typing import Any
 
 from ..parts import honours, mixes
@@ -13,6 +14,7 @@ def refuse(encoder: Sequence[Stage], decoder: Sequence[Stage], tied: bool) -> No
         if not all(isinstance(stage, kind) for stage in group):
             raise TypeError("a stack is of encoders or of decoders alone: put both into a Transformer")
         for i, stage in enumerate(group):
+            _roles(stage)
             _position(stage, first=i == 0)
             _attention(stage)
             _ends(stage, last=i == len(group) - 1)
@@ -44,6 +46,23 @@ def refuse_context(part: Any, model: int, width: int) -> None:
         raise TypeError(f"{name}.apply takes no context, so it cannot look at another sequence")
     if "k" not in takes and width != model:
         raise ValueError(f"{name}.apply takes contexts of its own width {model}, but one of {width} comes")
+
+
+WITHIN, ALONE = frozenset("qkv"), frozenset("x")
+ROLES = {
+    "attention": (WITHIN, ALONE), "cross": (WITHIN, ALONE), "feedforward": (ALONE,),
+    "position": (frozenset({"tokens"}), ALONE, frozenset("qk")), "residual": (frozenset("xf"),),
+}  # fmt: skip
+"""What the apply of a part is given, by its field."""
+
+
+def _roles(stage: Stage) -> None:
+    for field, roles in ROLES.items():
+        part = getattr(stage, field, None)
+        if part is not None and honours(part) & {"tokens", "x", "q", "k", "v", "f"} not in roles:
+            raise TypeError(
+                f"{_name(part)}.apply takes {', '.join(signature(part.apply).parameters)}: it is no {field}"
+            )
 
 
 def _attention(stage: Stage) -> None:

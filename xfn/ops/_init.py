@@ -8,15 +8,18 @@ import torch
 from torch import Tensor
 
 from .. import random
+from .._core.philox import check_key
 
 Draw = Callable[..., Tensor]
 
 
 def zeros(key: Tensor, *shape: int, dtype: torch.dtype) -> Tensor:
+    check_key(key)
     return key.new_zeros(shape, dtype=dtype)
 
 
 def ones(key: Tensor, *shape: int, dtype: torch.dtype) -> Tensor:
+    check_key(key)
     return key.new_ones(shape, dtype=dtype)
 
 

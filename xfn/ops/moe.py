@@ -70,6 +70,7 @@ def init_moe(
         >>> init_moe(random.key(0), 3, experts=2)["experts"]["up"]["weight"].shape
         torch.Size([2, 12, 3])
     """
+    check_route(route)
     hidden = 4 * dim if hidden is None else hidden
     stacked: dict[str, Experts] = {}
     for i, (name, inputs, outputs) in enumerate((("up", dim, hidden), ("down", hidden, dim))):
@@ -115,8 +116,7 @@ def moe(
     """
     t, sizes, batch = taken("moe", SIGNATURE, params, {"x": x})
     X, M, p = sizes["X"], sizes["M"], check_probability(p)
-    if route not in ("top", "round_robin"):
-        raise ValueError(f"route={route!r} is neither 'top' nor 'round_robin'")
+    check_route(route)
     if (route == "top") != ("gate.weight" in t):
         raise ValueError(f"the parameters of moe have {'no' if route == 'top' else 'a'} gate, but route={route!r}")
     if not 1 <= top <= X:
@@ -147,6 +147,11 @@ def _experts(t: dict[str, Tensor], x: Tensor, activation: str, p: float, keys: t
         x = x @ t[f"experts.{name}.weight"].mT
         x = dropout(x, p, t.get(f"experts.{name}.bias"), follows, key=each)
     return x
+
+
+def check_route(route: Route) -> None:
+    if route not in ("top", "round_robin"):
+        raise ValueError(f"route={route!r} is neither 'top' nor 'round_robin'")
 
 
 def reference(params: MoE, x: Tensor, top: int, route: Route, room: float, causal: bool) -> tuple[Tensor, Tensor]:
