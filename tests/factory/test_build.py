@@ -101,6 +101,15 @@ def test_building_twice_gives_the_same_model() -> None:
 
 
 @pytest.mark.parametrize("reversible", [True, False])
+@pytest.mark.parametrize("layers", [1, 3])
+def test_parameters_of_another_depth_are_refused(layers: int, reversible: bool) -> None:
+    config = Encoder(WORDS, layers=2, reversible=reversible)
+    other = made(replace(config, layers=layers))[1]
+    with pytest.raises(ValueError, match=f"the parameters are of {layers} layers, but the config has 2"):
+        xfn.build(config).apply(other, TOKENS)
+
+
+@pytest.mark.parametrize("reversible", [True, False])
 def test_a_batch_draws_what_its_examples_draw(reversible: bool) -> None:
     config = xfn.Encoder(
         WORDS, 2, DotProduct(p=0.3), MLP(p=0.3), Vocab(p=0.3), p=0.3, reversible=reversible, causal=True

@@ -185,8 +185,9 @@ def test_parameters_go_through_functional_call_and_stacks() -> None:
         torch.testing.assert_close(vote, one(TOKENS)[0])
 
 
-def test_it_compiles_whole() -> None:
-    made = Module(xfn.build(replace(CONFIG, layers=1)))
+@pytest.mark.parametrize("reversible", [False, True])
+def test_it_compiles_whole(reversible: bool) -> None:
+    made = Module(xfn.build(replace(CONFIG, layers=1, reversible=reversible)))
     compiled = torch.compile(made, fullgraph=True, backend="eager")
     key = random.key(3)
     logits, wanted = compiled(TOKENS, key=key)[0], made(TOKENS, key=key)[0]

@@ -133,7 +133,9 @@ class Layers:
         self, params: Mapping[str, Any], x: Tensor, given: Given, losses: Losses, key: Tensor | None, watch: Watch
     ) -> Tensor:
         """The layers."""
-        layers = [params["layers"][str(i)] for i in range(self.config.layers)]
+        layers = [params["layers"].get(str(i)) for i in range(self.config.layers)]
+        if None in layers or len(layers) < len(params["layers"]):
+            raise ValueError(f"the parameters are of {len(params['layers'])} layers, but the config has {len(layers)}")
         if isinstance(self.config, Encoder) and self.config.reversible:
             f, g = self.sublayers
             pairs = [(f.both(layer), g.both(layer)) for layer in layers]

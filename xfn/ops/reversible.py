@@ -227,13 +227,14 @@ def _keyed(key: Tensor | None, j: int) -> dict[str, Tensor]:
 
 def _fitting(h: Callable[..., Any], found: Any, x: Tensor) -> Tensor:
     """What h gave, if it can be added to a stream like x."""
-    name = getattr(h, "__name__", repr(h))
-    if not isinstance(found, Tensor) or torch.promote_types(found.dtype, x.dtype) != x.dtype:
+    adds = isinstance(found, Tensor) and torch.promote_types(found.dtype, x.dtype) == x.dtype
+    if adds and found.shape == x.shape:
+        return found  # type: ignore[no-any-return]
+    name = getattr(h, "__name__", repr(h))  # here, for Dynamo has no name for a method
+    if not adds:
         got = found.dtype if isinstance(found, Tensor) else type(found).__name__
         raise TypeError(f"{name} must give a tensor that adds to one of {x.dtype}, but gives {got}")
-    if found.shape != x.shape:
-        raise ShapeError(f"{name} must give {list(x.shape)}, the shape of x1 and x2, but gives {list(found.shape)}")
-    return found
+    raise ShapeError(f"{name} must give {list(x.shape)}, the shape of x1 and x2, but gives {list(found.shape)}")
 
 
 def _check(x1: Tensor, x2: Tensor) -> None:
