@@ -64,3 +64,9 @@ def test_both_halves_are_checked_when_they_are_made() -> None:
         xfn.Transformer(Encoder(DIMS), None)
     with pytest.raises(TypeError, match=r"^Transformer\.encoder is Decoder\("):
         xfn.Transformer(xfn.Decoder(DIMS), Encoder(DIMS))
+
+
+@pytest.mark.parametrize("model", [None, 0, 8.0, True, "8"])
+def test_a_model_has_a_width(model: Any) -> None:
+    with pytest.raises(ValueError, match=f"Dims.model is {model!r}, but must be a positive integer"):
+        xfn.Dims(model)
