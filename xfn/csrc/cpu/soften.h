@@ -36,9 +36,9 @@ template <class T, bool logarithm> void softmax_rows(const RowProblem& p, int64_
       if (!logarithm) narrow(power, powers + e, count);
       return power;
     });
-    const S by = logarithm ? most + std::log(sum) : (S)1 / sum;
+    const S by = logarithm ? std::log(sum) : (S)1 / sum;
     each<S>(E, [&](long e, auto count) INLINE_LAMBDA {
-      put(logarithm ? widen(x + e, count) - by : widen(powers + e, count) * by, y + e, count, p.far);
+      put(logarithm ? widen(x + e, count) - most - by : widen(powers + e, count) * by, y + e, count, p.far);
     });
   }
   if (p.far) fence();

@@ -14,6 +14,7 @@ import triton
 from torch import Tensor
 
 from ...._core.dispatch import Call
+from ...._core.kinds import lost
 from .._target import DEVICES
 from .._tile import View
 from .bend import bend
@@ -41,8 +42,7 @@ def supports(call: Call) -> list[str]:
     }
     reasons = [reason for reason, holds in against.items() if holds]
     if not reasons and lse is not None and dense is not None and dense.is_floating_point():
-        lost = bool(((lse < -1e30) & (lse != -torch.inf)).any())
-        reasons += ["a bias hides whole rows by numbers so large that lse has lost their sum"] * lost
+        reasons += ["a bias hides whole rows by numbers so large that lse has lost their sum"] * lost(lse)
     return reasons
 
 
