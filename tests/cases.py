@@ -90,11 +90,16 @@ def every(keep: Callable[[Case], bool], backends: Sequence[str | None], dtypes: 
 def running(primitive: Primitive, dtype: torch.dtype) -> list[str]:
     """The backends that run what the laws draw: tensors of a dtype, where the laws run."""
     case = next(cases[0] for _, found, cases in functions() if found is primitive)
-    ((_, flat),) = watch(lambda: case.call(*Subject(primitive.name, case, None, dtype).draw())).calls
+    flat = given(primitive, lambda: case.call(*Subject(primitive.name, case, None, dtype).draw()))
     member = primitive.forward
     options = dict(zip(primitive.options, flat[member.numbers], strict=False))
     call = Call(primitive.name, "forward", dict(zip(member.names, flat, strict=False)), options)
     return [b for b in primitive.backends if not reasons(b, call)]
+
+
+def given(primitive: Primitive, call: Callable[[], Any]) -> tuple[Any, ...]:
+    """What a call gives the primitive, the first time if it is asked more than once."""
+    return next(args for name, args in watch(call).calls if name == primitive.forward.name)
 
 
 def complete(primitive: Primitive | None, dtype: torch.dtype = torch.float64) -> list[str]:

@@ -11,11 +11,21 @@ from torch import Tensor, func
 
 import xfn
 from xfn import bias, random
+from xfn.ops.rotary import ROTARY
+from xfn.ops.swiglu import gated
 
 from ..cases import error
 
 pytestmark = pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="triton does not interpret here")
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+def turned(x: Tensor, w: Tensor, b: Tensor, pairing: str, backend: str) -> Tensor:
+    """Half of the features, or a pair at least, by tables that all rows share."""
+    E = x.shape[-1]
+    x, (cos, sin) = x.expand(*x.shape[:-1], max(2, E)), (t[: max(1, E // 4)].expand(x.shape[-2], -1) for t in (w, b))
+    return ROTARY.bind(x.unsqueeze(-2), cos, sin, pairing=pairing, backend=backend)[0].squeeze(-2)
+
 
 ROWS: dict[str, Callable[..., Tensor]] = {
     "layer_norm": lambda x, w, b, **on: xfn.layer_norm({"weight": w, "bias": b}, x, **on),
@@ -23,6 +33,9 @@ ROWS: dict[str, Callable[..., Tensor]] = {
     "softmax": lambda x, w, b, **on: xfn.softmax(x * w + b, bias.local(9, 2), **on),
     "log_softmax": lambda x, w, b, **on: xfn.log_softmax(x * w + b, **on),
     "dropout": lambda x, w, b, **on: xfn.dropout(x * w, 0.3, b, "silu", x, key=random.key(2), **on),
+    "swiglu": lambda x, w, b, **on: gated(x * w, x, b, w, 0.3, random.key(2), **on),
+    "rotary": lambda x, w, b, **on: turned(x, w, b, "halves", **on),
+    "rotary of adjacent pairs": lambda x, w, b, **on: turned(x, w, b, "adjacent", **on),
 }
 rows = pytest.mark.parametrize("f", ROWS.values(), ids=ROWS)
 

@@ -15,11 +15,12 @@ from xfn import random
 from xfn._core.activations import ACTIVATIONS
 from xfn._core.primitive import Lean
 from xfn.info import primitives
+from xfn.ops.rotary import PAIRINGS
 
 from .test_fuzz import DTYPES, FUZZ, LAYOUTS, Tensors, agrees, lay
 
 OPS = {p.name: p for p, _ in primitives() if isinstance(p, Lean) and "cpu" in p.backends}
-NUMBERS = {"eps": 1e-5, "p": 0.3, "activation": "identity"}
+NUMBERS = {"eps": 1e-5, "p": 0.3}
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Rows:
     layout: str
     seed: int
     activation: str = "identity"
+    pairing: str = "halves"
     holes: bool = False
     line_dtype: torch.dtype | None = None
     level: float = 0.0  # about which the numbers of x lie
@@ -46,9 +48,8 @@ class Rows:
     def call(self, backend: str) -> Callable[..., Tensors]:
         primitive, constants = OPS[self.op], self.constants()
         names = [o.name for o in primitive.signature.inputs]
-        options: dict[str, Any] = {name: NUMBERS[name] for name in primitive.options} | (
-            {"activation": self.activation} if "activation" in primitive.options else {}
-        )
+        chosen = NUMBERS | {"activation": self.activation, "pairing": self.pairing}
+        options: dict[str, Any] = {name: chosen[name] for name in primitive.options}
         given = [name for name, _ in self.shapes if name not in constants]
 
         def f(*x: Tensor) -> Tensors:
@@ -89,7 +90,8 @@ def rows(draw: st.DrawFn) -> Rows:
         st.sampled_from([1023, 1024, 1030, 2500]) if long else st.integers(2, 150)
     )  # the norm of one number is flat
     few = st.integers(0, 2) if long else st.integers(0, 9)
-    sizes = {"E": E, "N": E, "M": draw(few), "2": 2}
+    sizes = {**dict.fromkeys("ENFK", E), "M": draw(few), "H": draw(st.integers(1, 3)), "2": 2}
+    sizes["L"] = draw(st.integers(1, E // 2))
     batch = draw(st.lists(st.integers(1, 3), max_size=2))
     own = lambda: tuple(draw(st.sampled_from([n, 1])) for n in batch[draw(st.integers(0, len(batch))) :])
     signature, masked = OPS[op].signature, op.endswith("softmax")
@@ -103,6 +105,7 @@ def rows(draw: st.DrawFn) -> Rows:
         draw(st.sampled_from(LAYOUTS)),
         draw(st.integers(0, 1000)),
         draw(st.sampled_from(sorted(ACTIVATIONS))),
+        draw(st.sampled_from(PAIRINGS)),
         masked and draw(st.booleans()),
         torch.float32 if "norm" in op and "weight" in kinds and draw(st.booleans()) else None,
         draw(st.sampled_from([0.0, 1e4])) if masked else 0.0,
@@ -124,10 +127,9 @@ def test_the_family_equals_the_reference(problem: Rows) -> None:
 @pytest.mark.parametrize("op", sorted(OPS))
 def test_threads_change_no_bit(op: str) -> None:
     names = {"x": (3, 700, 96), "weight": (3, 1, 96), "bias": (96,), "residual": (700, 96), "key": (3, 2)}
-    signature = OPS[op].signature
-    shapes = tuple((o.name, names[o.name]) for o in signature.inputs if o.name in names)
-    if op == "dropout":
-        shapes = tuple((name, shape) for name, shape in shapes if name != "weight")
+    names |= {"gate": (3, 700, 96), "up": (700, 96), "gate_bias": (96,), "up_bias": (3, 96)}
+    names |= {"cos": (3, 40), "sin": (3, 40)}
+    shapes = tuple((o.name, names[o.name]) for o in OPS[op].signature.inputs if o.name in names)
     found = []
     try:
         for count in (1, 2, 4):

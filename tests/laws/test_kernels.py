@@ -15,9 +15,8 @@ from xfn._core.member import Member
 from xfn._core.primitive import Primitive
 from xfn.info import primitives
 
-from ..cases import agree, error, implemented, running
+from ..cases import agree, error, given, implemented, running
 from ..device import gpu
-from ..watch import watch
 
 Group = list[Tensor | None]
 
@@ -42,7 +41,7 @@ class Arguments:
         generator = torch.Generator().manual_seed(0)
         draw = lambda shape: torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
         tensors = [draw(case.shape(name)) for name in case.shapes]
-        ((_, flat),) = watch(lambda: case.call(*tensors)).calls
+        flat = given(primitive, lambda: case.call(*tensors))
         (x, c), (*numbers, _) = primitive.forward.split(flat)
         self.primitive, self.options = primitive, dict(zip(primitive.options, numbers, strict=True))
         y: Group = list(primitive.composite.forward(x, c, **self.options))

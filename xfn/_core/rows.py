@@ -18,6 +18,11 @@ def cotangent(dy: Maybe, y: Maybe) -> Tensor:
     return torch.zeros_like(y) if dy is None else dy
 
 
+def fit(grad: Maybe, t: Maybe, need: bool = True) -> Maybe:
+    """A gradient in the shape and dtype of its operand, where it is needed."""
+    return None if grad is None or t is None or not need else grad.sum_to_size(t.shape).to(t.dtype).contiguous()
+
+
 class Parts(NamedTuple):
     """The ``batch`` of ``[..., E]``; its first ``outer`` dims are parts, and what rows share is one line for each."""
 

@@ -7,7 +7,8 @@
     "halves"        (i, i + width / 2)          GPT-NeoX, Llama as Hugging Face stores it
     "adjacent"      (2i, 2i + 1)                RoFormer, Llama as Meta stores it
 
-so that q_m · k_n depends on m − n alone. Angles are in float64; turning is in float32, or float64 where that came in.
+so that q_m · k_n depends on m − n alone. Angles are in float64; turning is one pass, in float32, or float64 where that
+came in.
 
 Source: Su et al., "RoFormer" (2021).
 """
@@ -21,10 +22,12 @@ from torch import Tensor
 from .._core.case import Case
 from .._core.errors import ShapeError
 from .._core.kinds import check_kinds, check_number, check_tensors, is_integer, wide
+from .._core.primitive import Lean
 from .._core.shapes import Signature
 from ._positions import Positions, angles, frequencies, placed
 
 SIGNATURE = Signature.parse("q M H K, k N G K ; positions? M, k_positions? N -> rq M H K, rk N G K")
+TURNED = Signature.parse("x M H K, cos M L, sin M L -> y M H K")
 PAIRINGS = ("halves", "adjacent")
 Scaling = float | Callable[[Tensor], Tensor]
 
@@ -38,6 +41,8 @@ def rotary(
     width: int | None = None,
     pairing: str = "halves",
     scaling: Scaling = 1.0,
+    *,
+    backend: str | None = None,
 ) -> tuple[Tensor, Tensor]:
     """q and k with their features turned, in pairs, by position · base^(−2i / width).
 
@@ -51,6 +56,7 @@ def rotary(
         pairing: ``"halves"``: feature i with i + width / 2; ``"adjacent"``: 2i with 2i + 1.
         scaling: a number, by which positions are divided, or a function of the frequencies ``[width / 2]``, as
             :func:`xfn.llama3_frequencies`.
+        backend: ``"reference"``, ``"cpu"``, ``"triton"`` or ``"aten"``; by default the first that can.
 
     Returns:
         ``(q, k)``, turned, in their own shapes and dtype.
@@ -88,8 +94,12 @@ def rotary(
     k_at = at if one else placed(positions if k_positions is None else k_positions, sizes["N"], q.device, "k_positions")
     SIGNATURE.check({"q": q, "positions": at})
     SIGNATURE.check({"k": k, "k_positions": k_at})
-    turned = _table(at, f, q.dtype)
-    return _turned(q, *turned, pairing), _turned(k, *(turned if one else _table(k_at, f, q.dtype)), pairing)
+    if not width:
+        return q, k
+    table = _table(at, f, q.dtype)
+    pairs = ((q, table), (k, table if one else _table(k_at, f, q.dtype)))
+    rq, rk = (ROTARY.bind(x, *tables, pairing=pairing, backend=backend)[0] for x, tables in pairs)
+    return rq, rk
 
 
 def llama3_frequencies(
@@ -145,19 +155,21 @@ def _scaled(f: Tensor, scaling: Scaling) -> Tensor:
 
 
 def _table(positions: Tensor, f: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Cosines and sines ``[..., M, 1, width / 2]``."""
-    turns = angles(positions, f).unsqueeze(-2)
+    """Cosines and sines ``[..., M, width / 2]``."""
+    turns = angles(positions, f)
     return turns.cos().to(wide(dtype)), turns.sin().to(wide(dtype))
 
 
-def _turned(x: Tensor, cos: Tensor, sin: Tensor, pairing: str) -> Tensor:
-    width = 2 * cos.shape[-1]
-    if not width:
-        return x
+def turning(x: Tensor, cos: Tensor, sin: Tensor, *, pairing: str) -> tuple[Tensor]:
+    """The specification for x ``[..., M, H, K]`` and tables ``[..., M, width / 2]``, in plain torch."""
+    cos, sin, width = *(t.to(wide(x.dtype)).unsqueeze(-2) for t in (cos, sin)), 2 * cos.shape[-1]
     dim, pairs = (-2, (2, width // 2)) if pairing == "halves" else (-1, (width // 2, 2))
     a, b = x[..., :width].to(cos.dtype).unflatten(-1, pairs).unbind(dim)
     y = torch.stack([a * cos - b * sin, a * sin + b * cos], dim).flatten(-2).to(x.dtype)
-    return y if width == x.shape[-1] else torch.cat([y, x[..., width:].expand(*y.shape[:-1], -1)], -1)
+    return (y if width == x.shape[-1] else torch.cat([y, x[..., width:].expand(*y.shape[:-1], -1)], -1),)
+
+
+ROTARY = Lean("rotary", TURNED, turning, options=("str pairing",), backends=("cpu", "triton", "aten"))
 
 
 def reference(
@@ -180,7 +192,7 @@ def _case(
 ) -> Case:  # fmt: skip
     def call(q: Tensor, k: Tensor, backend: str | None = None) -> tuple[Tensor, Tensor]:
         if backend != "reference":
-            return rotary(q, k, start, k_start, base, width, pairing, scaling)
+            return rotary(q, k, start, k_start, base, width, pairing, scaling, backend=backend)
         scale = scaling if callable(scaling) else lambda f: f / scaling
         starts = (start, start if k_start is None else k_start)
         at = [torch.arange(x.shape[-3]) + s for x, s in zip((q, k), starts, strict=True)]
@@ -192,10 +204,11 @@ def _case(
 
 
 CASES = (
-    _case("halves", tags="tiny", M=2, N=2, K=4),
-    _case("adjacent", 3, pairing="adjacent", q="M H K", k="N G K", tags="tiny", M=2, N=1, K=2),
+    _case("halves", tags="tiny compiled", M=2, N=2, K=4),
+    _case("adjacent", 3, pairing="adjacent", q="M H K", k="N G K", tags="tiny compiled", M=2, N=1, K=2),
     _case("partial", 100, width=4, scaling=4.0),
     _case("partial and adjacent", width=4, pairing="adjacent", K=7),
+    _case("many pairs", 7, q="B C M H K", k="N G K", C=2, K=34),
     _case("decoding", 9, 0, M=1, N=10, base=500.0),
     _case("stretched", -2, scaling=lambda f: llama3_frequencies(f, length=16)),
     _case("no queries", tags="empty", M=0),

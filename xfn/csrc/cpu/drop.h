@@ -40,26 +40,17 @@ INLINE void draw(const int64_t* key, long n8, long m, uint16_t* to) {
 
 constexpr long COLUMNS = 1024;  // of a row, which the nearest cache holds
 
-template <class T> struct Drop : RowTask<T> {
+// Rows of which a part may be dropped.
+template <class T> struct Drawn : RowTask<T> {
   typedef typename RowTask<T>::S S;
   using RowTask<T>::p;
-  S* moved;
   uint16_t* bits;
-  const S* bias;
 
-  Drop(const RowProblem& p, int64_t index, Arena& arena)
-      : RowTask<T>(p, index),
-        moved(arena.take<S>(COLUMNS + L<S>)),
-        bits(arena.take<uint16_t>(COLUMNS + DRAWN)),
-        bias(this->shared(p.bias)) {}
+  Drawn(const RowProblem& p, int64_t index, Arena& arena)
+      : RowTask<T>(p, index), bits(arena.take<uint16_t>(COLUMNS + DRAWN)) {}
 
-  // Columns [at, at + count) of a row: x + bias in `moved`, and the row's bits.
-  void begin(long r, long at, long count) const {
-    const T* x = this->row(p.x, r) + at;
-    each<S>(count, [&](long e, auto some) INLINE_LAMBDA {
-      const Vec<S> v = widen(x + e, some);
-      store(moved + e, bias ? v + widen(bias + at + e, some) : v);
-    });
+  // The bits of columns [at, at + count) of a row.
+  void choose(long r, long at, long count) const {
     if (p.key)
       for (long e = 0; e < count; e += DRAWN) draw(p.key + this->part * p.key_part, (at + e) / 8, r, bits + e);
   }
@@ -71,6 +62,26 @@ template <class T> struct Drop : RowTask<T> {
     std::memcpy(&lanes, bits + e, sizeof lanes);
     return __builtin_convertvector(lanes, Vec<Int<S>>) >= (Int<S>)p.threshold ? v * (S)p.grow : Vec<S>{};
   }
+};
+
+template <class T> struct Drop : Drawn<T> {
+  typedef typename RowTask<T>::S S;
+  using RowTask<T>::p;
+  S* moved;
+  const S* bias;
+
+  Drop(const RowProblem& p, int64_t index, Arena& arena)
+      : Drawn<T>(p, index, arena), moved(arena.take<S>(COLUMNS + L<S>)), bias(this->shared(p.bias)) {}
+
+  // Columns [at, at + count) of a row: x + bias in `moved`, and the row's bits.
+  void begin(long r, long at, long count) const {
+    const T* x = this->row(p.x, r) + at;
+    each<S>(count, [&](long e, auto some) INLINE_LAMBDA {
+      const Vec<S> v = widen(x + e, some);
+      store(moved + e, bias ? v + widen(bias + at + e, some) : v);
+    });
+    this->choose(r, at, count);
+  }
 
   void forward() const {
     for (long r = this->first; r < this->last; r++)
@@ -81,7 +92,7 @@ template <class T> struct Drop : RowTask<T> {
         const T* residual = p.residual.data ? this->row(p.residual, r) + at : nullptr;
         T* y = this->out(r) + at;
         each<S>(count, [&](long e, auto some) INLINE_LAMBDA {
-          const Vec<S> v = kept(load(moved + e), e);
+          const Vec<S> v = this->kept(load(moved + e), e);
           put(residual ? v + widen(residual + e, some) : v, y + e, some, p.far);
         });
       }
@@ -99,7 +110,7 @@ template <class T> struct Drop : RowTask<T> {
         const T* dy = this->row(p.dy, r) + at;
         T* dx = p.out ? this->out(r) + at : nullptr;
         each<S>(count, [&](long e, auto some) INLINE_LAMBDA {
-          const Vec<S> d = kept(widen(dy + e, some), e), v = bent ? d * load(moved + e) : d;
+          const Vec<S> d = this->kept(widen(dy + e, some), e), v = bent ? d * load(moved + e) : d;
           if (dx) put(v, dx + e, some, p.far);
           if (dbias) narrow(widen(dbias + at + e, some) + v, dbias + at + e, some);
         });
@@ -107,23 +118,5 @@ template <class T> struct Drop : RowTask<T> {
     if (p.far) fence();
   }
 };
-
-template <class T> size_t rows(const RowProblem& p, RowMember member, int64_t index, Arena arena) {
-  const bool counting = !arena.front;
-  if (member == RowMember::dropout || member == RowMember::dropout_back) {
-    const Drop<T> task(p, index, arena);
-    if (counting) return arena.used;
-    member == RowMember::dropout ? task.forward() : task.backward();
-    return arena.used;
-  }
-  if (counting) return up(p.E * 8, 64);
-  if (member == RowMember::norm) (p.centered ? norm<T, true> : norm<T, false>)(p, index);
-  if (member == RowMember::norm_back)
-    p.centered ? NormBack<T, true>(p, index).run() : NormBack<T, false>(p, index).run();
-  if (member == RowMember::softmax) (p.logarithm ? softmax_rows<T, true> : softmax_rows<T, false>)(p, index, arena);
-  if (member == RowMember::softmax_back)
-    (p.logarithm ? softmax_back<T, true> : softmax_back<T, false>)(p, index, arena);
-  return 0;
-}
 
 }  // namespace

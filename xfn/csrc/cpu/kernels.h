@@ -25,6 +25,8 @@ namespace xfn {
 #include "norm.h"
 #include "soften.h"
 #include "drop.h"
+#include "gate.h"
+#include "turn.h"
 
 namespace {
 
@@ -53,6 +55,42 @@ template <class Kind> size_t task(const Problem& p, Member member, int64_t index
     default:
       return tangent<Kind, true>(p, index, arena);
   }
+}
+
+template <class T> size_t rows(const RowProblem& p, RowMember member, int64_t index, Arena arena) {
+  const bool counting = !arena.front;
+  const auto drawn = [&]<class Task>(bool back) {
+    const Task task(p, index, arena);
+    if (!counting) back ? task.backward() : task.forward();
+    return arena.used;
+  };
+  const auto turned = [&]<class Task>(bool back) {
+    const Task task(p, index);
+    if (!counting) back ? task.template run<true>() : task.template run<false>();
+    return arena.used;
+  };
+  switch (member) {
+    case RowMember::drop:
+    case RowMember::drop_back:
+      return drawn.template operator()<Drop<T>>(member == RowMember::drop_back);
+    case RowMember::gate:
+    case RowMember::gate_back:
+      return drawn.template operator()<Gate<T>>(member == RowMember::gate_back);
+    case RowMember::turn:
+    case RowMember::turn_back:
+      return p.adjacent ? turned.template operator()<Turn<T, true>>(member == RowMember::turn_back)
+                        : turned.template operator()<Turn<T, false>>(member == RowMember::turn_back);
+    default:
+      break;
+  }
+  if (counting) return up(p.E * 8, 64);
+  if (member == RowMember::norm) (p.centered ? norm<T, true> : norm<T, false>)(p, index);
+  if (member == RowMember::norm_back)
+    p.centered ? NormBack<T, true>(p, index).run() : NormBack<T, false>(p, index).run();
+  if (member == RowMember::softmax) (p.logarithm ? softmax_rows<T, true> : softmax_rows<T, false>)(p, index, arena);
+  if (member == RowMember::softmax_back)
+    (p.logarithm ? softmax_back<T, true> : softmax_back<T, false>)(p, index, arena);
+  return 0;
 }
 
 template <class Kind> constexpr Kernels KERNELS = {

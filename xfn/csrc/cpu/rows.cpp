@@ -8,20 +8,21 @@ namespace {
 using xfn::RowMember;
 using Two = std::tuple<Tensor, Tensor>;
 using Three = std::tuple<Tensor, Tensor, Tensor>;
+using Four = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 
 constexpr int64_t FAR = 16 << 20;  // bytes of a result that goes past the caches
 
-// x is [..., E], and the first `outer` of its dims are parts; what rows share has E numbers, or E for each part.
+// x is [..., E], or [..., heads, K] with `inner` two; the first `outer` of its dims are parts, those up to `rank` rows.
+// What rows share has E numbers, or E for each part.
 struct Call {
   xfn::RowProblem p{};
   const Tensor& x;
-  const int64_t outer;
+  const int64_t outer, rank;
   std::vector<Tensor> alive;
 
-  Call(const Tensor& x, int64_t outer) : x(x), outer(outer) {
-    const int64_t rank = x.dim() - 1;
+  Call(const Tensor& x, int64_t outer, int64_t inner = 1) : x(x), outer(outer), rank(x.dim() - inner) {
     STD_TORCH_CHECK(0 <= outer && outer <= rank, "x is [..., E], of which the first dims are parts");
-    p.P = p.R = 1, p.E = x.size(-1);
+    p.P = p.R = 1, p.heads = inner > 1 ? x.size(rank) : 1, p.E = p.heads * x.size(-1);
     for (int64_t i = 0; i < rank; i++) (i < outer ? p.P : p.R) *= x.size(i);
     // As many rows as are worth a task, and at most 64 tasks a part: by shape alone, for sums follow the tasks.
     p.chunk = std::max({(int64_t)1, 32768 / std::max<int64_t>(1, p.E), (p.R + 63) / 64});
@@ -46,10 +47,19 @@ struct Call {
     if (!from) return;
     STD_TORCH_CHECK(from->scalar_type() == x.scalar_type() && from->dim() == x.dim(), "rows share x's dtype and shape");
     for (int64_t i = 0; i < x.dim(); i++) STD_TORCH_CHECK(from->size(i) == x.size(i), "rows share x's dtype and shape");
-    const int64_t rank = x.dim() - 1;
-    const bool good = (from->stride(-1) == 1 || p.E < 2) && step(*from, 0, outer) >= 0 && step(*from, outer, rank) >= 0;
-    const Tensor& t = alive.emplace_back(good ? *from : packed(*from));
-    to = {t.const_data_ptr(), step(t, 0, outer), step(t, outer, rank)};
+    place(to, *from);
+  }
+  // What each row has of its own, beside x.
+  void table(xfn::Grid& to, const Tensor& from) {
+    STD_TORCH_CHECK(from.scalar_type() == wide(x.scalar_type()) && from.dim() == rank + 1, "tables are [..., pairs]");
+    for (int64_t i = 0; i < rank; i++) STD_TORCH_CHECK(from.size(i) == x.size(i), "tables have x's rows");
+    place(to, from);
+  }
+  void place(xfn::Grid& to, const Tensor& from) {
+    const bool good =
+        (from.stride(-1) == 1 || from.size(-1) < 2) && step(from, 0, outer) >= 0 && step(from, outer, rank) >= 0;
+    const Tensor& t = alive.emplace_back(good ? from : packed(from));
+    to = {t.const_data_ptr(), step(t, 0, outer), step(t, outer, rank), rank + 1 < t.dim() ? t.stride(rank) : 0};
   }
   void share(xfn::Grid& to, const Maybe& from) {
     if (!from) return;
@@ -75,10 +85,19 @@ struct Call {
     const Tensor& t = alive.emplace_back(key->is_contiguous() ? *key : packed(*key));
     p.key = (const int64_t*)t.const_data_ptr(), p.key_part = t.numel() == 2 ? 0 : 2;
   }
+  void gate(const Tensor& gate, const Tensor& up, const Maybe& gate_bias, const Maybe& up_bias) {
+    set(p.x, gate), set(p.up, up), share(p.bias, gate_bias), share(p.up_bias, up_bias);
+  }
+  void turn(const Tensor& x, const Tensor& cos, const Tensor& sin, bool adjacent) {
+    p.pairs = cos.size(-1), p.adjacent = adjacent;
+    STD_TORCH_CHECK(2 * p.pairs <= x.size(-1) && sin.size(-1) == p.pairs, "there are more pairs than features");
+    set(p.x, x), table(p.cos, cos), table(p.sin, sin);
+  }
 
-  Tensor out(bool needed = true) {
+  Tensor out(bool needed = true) { return like(x, p.out, needed); }
+  static Tensor like(const Tensor& x, void*& to, bool needed) {
     Tensor t = make(needed ? Shape(x.sizes().begin(), x.sizes().end()) : Shape{0}, x.scalar_type());
-    p.out = needed ? t.mutable_data_ptr() : nullptr;
+    to = needed ? t.mutable_data_ptr() : nullptr;
     return t;
   }
   // A line for each task of a part, and later their sum, like what they are the gradient of.
@@ -166,7 +185,7 @@ Tensor dropout(const Tensor& x, const Maybe& bias, const Maybe& residual, const 
   call.set(call.p.x, x), call.share(call.p.bias, bias), call.set(call.p.residual, residual);
   call.drop(key, threshold, activation);
   Tensor y = call.out();
-  call.run(RowMember::dropout);
+  call.run(RowMember::drop);
   return y;
 }
 
@@ -177,8 +196,49 @@ Two dropout_backward(const Tensor& x, const Maybe& bias, const Maybe& key, const
   call.set(call.p.x, x), call.share(call.p.bias, bias), call.set(call.p.dy, dy);
   call.drop(key, threshold, activation);
   Tensor dx = call.out(need & 1), dbias = call.lines(call.p.dbias, need & 2);
-  call.run(RowMember::dropout_back);
+  call.run(RowMember::drop_back);
   return {dx, call.summed(dbias, bias)};
+}
+
+Tensor swiglu(const Tensor& gate, const Tensor& up, const Maybe& gate_bias, const Maybe& up_bias, const Maybe& key,
+              int64_t outer, int64_t threshold) {
+  Call call(gate, outer);
+  call.gate(gate, up, gate_bias, up_bias), call.drop(key, threshold, 0);
+  Tensor y = call.out();
+  call.run(RowMember::gate);
+  return y;
+}
+
+// need: a bit each for dgate, dup and those of the biases.
+Four swiglu_backward(const Tensor& gate, const Tensor& up, const Maybe& gate_bias, const Maybe& up_bias,
+                     const Maybe& key, const Tensor& dy, int64_t outer, int64_t threshold, int64_t need) {
+  Call call(gate, outer);
+  auto& p = call.p;
+  call.gate(gate, up, gate_bias, up_bias), call.drop(key, threshold, 0), call.set(p.dy, dy);
+  Tensor dgate = call.out(need & 1), dup = Call::like(up, p.dup, need & 2);
+  Tensor dgate_bias = call.lines(p.dbias, need & 4), dup_bias = call.lines(p.dup_bias, need & 8);
+  call.run(RowMember::gate_back);
+  return {dgate, dup, call.summed(dgate_bias, gate_bias), call.summed(dup_bias, up_bias)};
+}
+
+// x is [..., M, heads, K], cos and sin are [..., M, pairs]; all batches are the same.
+Tensor rotary(const Tensor& x, const Tensor& cos, const Tensor& sin, bool adjacent) {
+  Call call(x, x.dim() - 3, 2);
+  call.turn(x, cos, sin, adjacent);
+  Tensor y = call.out();
+  call.run(RowMember::turn);
+  return y;
+}
+
+// need: a bit each for dx, dcos and dsin.
+Three rotary_backward(const Tensor& x, const Tensor& cos, const Tensor& sin, const Tensor& dy, bool adjacent,
+                      int64_t need) {
+  Call call(x, x.dim() - 3, 2);
+  auto& p = call.p;
+  call.turn(x, cos, sin, adjacent), call.set(p.dy, dy);
+  Tensor dx = call.out(need & 1), dcos = Call::like(cos, p.dcos, need & 2), dsin = Call::like(sin, p.dsin, need & 4);
+  call.run(RowMember::turn_back);
+  return {dx, dcos, dsin};
 }
 
 }  // namespace
@@ -196,6 +256,16 @@ STABLE_TORCH_LIBRARY_FRAGMENT(xfn_cpu, m) {
   m.def(
       "dropout_backward(Tensor x, Tensor? bias, Tensor? key, Tensor dy, int outer, int threshold, int activation, int "
       "need) -> (Tensor, Tensor)");
+  m.def(
+      "swiglu(Tensor gate, Tensor up, Tensor? gate_bias, Tensor? up_bias, Tensor? key, int outer, int threshold) -> "
+      "Tensor");
+  m.def(
+      "swiglu_backward(Tensor gate, Tensor up, Tensor? gate_bias, Tensor? up_bias, Tensor? key, Tensor dy, int outer, "
+      "int threshold, int need) -> (Tensor, Tensor, Tensor, Tensor)");
+  m.def("rotary(Tensor x, Tensor cos, Tensor sin, bool adjacent) -> Tensor");
+  m.def(
+      "rotary_backward(Tensor x, Tensor cos, Tensor sin, Tensor dy, bool adjacent, int need) -> (Tensor, Tensor, "
+      "Tensor)");
 }
 STABLE_TORCH_LIBRARY_IMPL(xfn_cpu, CPU, m) {
   m.impl("norm", TORCH_BOX(&norm));
@@ -204,4 +274,8 @@ STABLE_TORCH_LIBRARY_IMPL(xfn_cpu, CPU, m) {
   m.impl("softmax_backward", TORCH_BOX(&softmax_backward));
   m.impl("dropout", TORCH_BOX(&dropout));
   m.impl("dropout_backward", TORCH_BOX(&dropout_backward));
+  m.impl("swiglu", TORCH_BOX(&swiglu));
+  m.impl("swiglu_backward", TORCH_BOX(&swiglu_backward));
+  m.impl("rotary", TORCH_BOX(&rotary));
+  m.impl("rotary_backward", TORCH_BOX(&rotary_backward));
 }

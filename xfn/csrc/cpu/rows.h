@@ -24,7 +24,8 @@ template <class T> struct RowTask {
 
   const T* row(const Grid& g, long r) const { return g.data ? (const T*)g.data + part * g.part + r * g.row : nullptr; }
   const S* shared(const Grid& g) const { return g.data ? (const S*)g.data + part * g.part : nullptr; }
-  T* out(long r) const { return p.out ? (T*)p.out + (part * p.R + r) * p.E : nullptr; }
+  T* out(long r) const { return result(p.out, r); }
+  T* result(void* of, long r) const { return of ? (T*)of + (part * p.R + r) * p.E : nullptr; }
   // This task's line of a sum over rows, where nothing has been added.
   S* sum(void* of) const {
     if (!of) return nullptr;

@@ -1,7 +1,9 @@
 """Bias, activation, dropout and residual in Triton:  dx = keep / (1 − p) · activation′(x + bias) · dy."""
 
 from collections.abc import Sequence
+from typing import Any
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -80,43 +82,62 @@ def drop_backward(
 
 
 class Taken:
-    """The operands of a call as kernels take them: x and what is like it ``[P, R, E]``, the bias ``[P, E]``, keys
-    ``[P, 2]``. Where there is a key rows are counted within an example."""
+    """The operands of a call as kernels take them: what is like x ``[P, R, E]``, biases ``[P, E]``, keys ``[P, 2]``.
+    Where there is a key rows are counted within an example."""
 
-    def __init__(self, x: Group, c: Group, p: float, beside: Maybe, sums: bool) -> None:
-        given, bias = x[:2]
-        assert given is not None
-        line, key = (None if t is None else t.unsqueeze(-2) for t in (bias, c[0]))
-        self.parts = parted([given, beside], [line, key], inner=None if key is None else 1)
-        rows = self.parts.flat(given)
-        assert rows is not None
-        self.rows, self.bias, self.key = rows, self.parts.shared(line), self.parts.shared(key)
-        self.beside, self.line, self.threshold = self.parts.flat(beside), line, threshold(p)
-        self.strips = Strips.of(rows, WIDEST, sums)
-        self.chunks = triton.cdiv(self.strips.E, self.strips.shape["BE"])
+    def __init__(self, rows: Group, biases: Group, key: Maybe, p: float, sums: bool) -> None:
+        *self.own, key = (None if t is None else t.unsqueeze(-2) for t in (*biases, key))
+        self.parts = parted(rows, [*self.own, key], inner=None if key is None else 1)
+        self.rows, self.biases = [*map(self.parts.flat, rows)], [*map(self.parts.shared, self.own)]
+        self.key, self.threshold = self.parts.shared(key), threshold(p)
+        first = self.rows[0]
+        assert first is not None
+        self.strips = Strips.of(first, WIDEST, sums)
+
+    def new(self) -> Tensor:
+        """Rows for a result."""
+        return self.strips.like.new_empty(self.strips.like.shape)
+
+    def sums(self) -> Tensor:
+        """A line for each strip."""
+        return self.strips.new(self.strips.strips, self.strips.E)
+
+    def run(self, kernel: Any, *args: Maybe, activation: str | None = None) -> None:
+        """A program per strip and chunk of columns."""
+        chunks = triton.cdiv(self.strips.E, self.strips.shape["BE"])
+        constants = {} if activation is None else {"ACTIVATION": activation}
+        self.strips.run(kernel, *map(lines, args), self.threshold, chunks=chunks, **constants)
+
+    def whole(self, t: Tensor) -> Tensor:
+        """Rows as the batch has them."""
+        return t.view(*self.parts.batch, self.strips.E)
+
+    def grad(self, found: Maybe, t: Maybe) -> Maybe:
+        return None if found is None else self.parts.grad(self.whole(found), t, True)
+
+    def own_grad(self, sums: Maybe, i: int, dtype: torch.dtype) -> Maybe:
+        """The gradient of a bias, from what strips summed."""
+        line = None if sums is None else self.parts.shared_grad(self.strips.total(sums), self.own[i], True)
+        return None if line is None else line.squeeze(-2).to(dtype)
 
 
 def forward(x: Group, c: Group, *, p: float, activation: str) -> tuple[Tensor]:
-    at = Taken(x, c, p, x[2], sums=False)
-    y = at.rows.new_empty(at.rows.shape)
-    args = map(lines, (at.rows, at.bias, at.beside, at.key, y))
-    at.strips.run(drop, *args, at.threshold, chunks=at.chunks, ACTIVATION=activation)
-    return (y.view(*at.parts.batch, y.shape[-1]),)
+    at = Taken([x[0], x[2]], x[1:2], c[0], p, sums=False)
+    y = at.new()
+    at.run(drop, at.rows[0], at.biases[0], at.rows[1], at.key, y, activation=activation)
+    return (at.whole(y),)
 
 
 def backward(
     x: Group, c: Group, y: Group, dy: Group, needs: Sequence[bool], *, p: float, activation: str
 ) -> list[Maybe]:
     d = cotangent(dy[0], y[0])
-    at = Taken(x, c, p, d, sums=needs[1])
-    dx = at.rows.new_empty(at.rows.shape) if needs[0] else None
-    sums = at.strips.new(at.strips.strips, at.strips.E) if needs[1] else None
+    at = Taken([x[0], d], x[1:2], c[0], p, sums=needs[1])
+    dx, sums = at.new() if needs[0] else None, at.sums() if needs[1] else None
     if dx is not None or sums is not None:
-        args = map(lines, (at.rows, at.bias, at.key, at.beside, dx, sums))
-        at.strips.run(drop_backward, *args, at.threshold, chunks=at.chunks, ACTIVATION=activation)
-    dline = None if sums is None else at.parts.shared_grad(at.strips.total(sums), at.line, True)
+        at.run(drop_backward, at.rows[0], at.biases[0], at.key, at.rows[1], dx, sums, activation=activation)
     return [
-        None if dx is None else at.parts.grad(dx.view(*at.parts.batch, at.strips.E), x[0], True),
-        None if dline is None else dline.squeeze(-2).to(d.dtype),
+        at.grad(dx, x[0]),
+        at.own_grad(sums, 0, d.dtype),
         d.clone().sum_to_size(x[2].shape) if needs[2] and x[2] is not None else None,
     ]
