@@ -14,6 +14,7 @@ from benchmarks.attention.problem import Settings, both
 from benchmarks.contest import Call, Contest, Row, faster
 from benchmarks.machine import name
 from xfn import random
+from xfn.ops.swiglu import gated
 
 WIDTHS, ROWS = (512, 1024, 2048, 4096), 2048
 Function = Callable[..., Tensor]
@@ -39,8 +40,23 @@ ROWWISE: dict[str, tuple[Function, Function, str]] = {
         lambda x, b, r: r + F.dropout(x + b, 0.1),
         "bias x",
     ),
+    "silu, product": (lambda x, u: gated(x, u, None, None), lambda x, u: F.silu(x) * u, "x"),
+    "rotary": (lambda x: xfn.rotary(heads(x), heads(x[:1]))[0].flatten(1), lambda x: turned(heads(x)).flatten(1), ""),
 }
 """Ours, torch's, and what they take beside x: a line, or another x."""
+
+
+def heads(x: Tensor) -> Tensor:
+    """Of 64 features."""
+    return x.view(len(x), -1, 64)
+
+
+def turned(x: Tensor) -> Tensor:
+    """As models write it: tables in x's dtype, of as many columns as there are features."""
+    theta: Tensor = torch.arange(len(x))[:, None] * 10000.0 ** (torch.arange(32) / -32)
+    table = torch.cat([theta, theta], -1).unsqueeze(1)
+    a, b = x.chunk(2, -1)
+    return x * table.cos().to(x.dtype) + torch.cat([-b, a], -1) * table.sin().to(x.dtype)
 
 
 def rows(settings: Settings) -> Iterator[Row]:

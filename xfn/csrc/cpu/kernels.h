@@ -59,27 +59,22 @@ template <class Kind> size_t task(const Problem& p, Member member, int64_t index
 
 template <class T> size_t rows(const RowProblem& p, RowMember member, int64_t index, Arena arena) {
   const bool counting = !arena.front;
-  const auto drawn = [&]<class Task>(bool back) {
+  const auto run = [&]<class Task>(RowMember back) {
     const Task task(p, index, arena);
-    if (!counting) back ? task.backward() : task.forward();
-    return arena.used;
-  };
-  const auto turned = [&]<class Task>(bool back) {
-    const Task task(p, index);
-    if (!counting) back ? task.template run<true>() : task.template run<false>();
+    if (!counting) member == back ? task.backward() : task.forward();
     return arena.used;
   };
   switch (member) {
     case RowMember::drop:
     case RowMember::drop_back:
-      return drawn.template operator()<Drop<T>>(member == RowMember::drop_back);
+      return run.template operator()<Drop<T>>(RowMember::drop_back);
     case RowMember::gate:
     case RowMember::gate_back:
-      return drawn.template operator()<Gate<T>>(member == RowMember::gate_back);
+      return run.template operator()<Gate<T>>(RowMember::gate_back);
     case RowMember::turn:
     case RowMember::turn_back:
-      return p.adjacent ? turned.template operator()<Turn<T, true>>(member == RowMember::turn_back)
-                        : turned.template operator()<Turn<T, false>>(member == RowMember::turn_back);
+      return p.adjacent ? run.template operator()<Turn<T, true>>(RowMember::turn_back)
+                        : run.template operator()<Turn<T, false>>(RowMember::turn_back);
     default:
       break;
   }

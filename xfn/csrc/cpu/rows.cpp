@@ -49,11 +49,15 @@ struct Call {
     for (int64_t i = 0; i < x.dim(); i++) STD_TORCH_CHECK(from->size(i) == x.size(i), "rows share x's dtype and shape");
     place(to, *from);
   }
-  // What each row has of its own, beside x.
+  // What each row has of its own beside x, [..., pairs], or what each row of all parts has, [R, pairs].
   void table(xfn::Grid& to, const Tensor& from) {
-    STD_TORCH_CHECK(from.scalar_type() == wide(x.scalar_type()) && from.dim() == rank + 1, "tables are [..., pairs]");
-    for (int64_t i = 0; i < rank; i++) STD_TORCH_CHECK(from.size(i) == x.size(i), "tables have x's rows");
-    place(to, from);
+    const int64_t shared = rank + 1 - from.dim();
+    STD_TORCH_CHECK(from.scalar_type() == wide(x.scalar_type()) && (!shared || (shared == outer && from.dim() == 2)),
+                    "tables are [..., pairs], or [R, pairs]");
+    for (int64_t i = shared; i < rank; i++) STD_TORCH_CHECK(from.size(i - shared) == x.size(i), "tables have x's rows");
+    if (!shared) return place(to, from);
+    const Tensor& t = alive.emplace_back(from.stride(1) == 1 || from.size(1) < 2 ? from : packed(from));
+    to = {t.const_data_ptr(), 0, t.stride(0)};
   }
   void place(xfn::Grid& to, const Tensor& from) {
     const bool good =
@@ -221,7 +225,7 @@ Four swiglu_backward(const Tensor& gate, const Tensor& up, const Maybe& gate_bia
   return {dgate, dup, call.summed(dgate_bias, gate_bias), call.summed(dup_bias, up_bias)};
 }
 
-// x is [..., M, heads, K], cos and sin are [..., M, pairs]; all batches are the same.
+// x is [..., M, heads, K], cos and sin are [..., M, pairs], or [M, pairs] where no gradient of theirs is needed.
 Tensor rotary(const Tensor& x, const Tensor& cos, const Tensor& sin, bool adjacent) {
   Call call(x, x.dim() - 3, 2);
   call.turn(x, cos, sin, adjacent);
@@ -233,11 +237,14 @@ Tensor rotary(const Tensor& x, const Tensor& cos, const Tensor& sin, bool adjace
 // need: a bit each for dx, dcos and dsin.
 Three rotary_backward(const Tensor& x, const Tensor& cos, const Tensor& sin, const Tensor& dy, bool adjacent,
                       int64_t need) {
+  STD_TORCH_CHECK(!(need & 6) || cos.dim() == x.dim() - 1, "tables whose gradient is needed are [..., pairs]");
   Call call(x, x.dim() - 3, 2);
   auto& p = call.p;
   call.turn(x, cos, sin, adjacent), call.set(p.dy, dy);
   Tensor dx = call.out(need & 1), dcos = Call::like(cos, p.dcos, need & 2), dsin = Call::like(sin, p.dsin, need & 4);
   call.run(RowMember::turn_back);
+  for (Tensor* t : {&dcos, &dsin})
+    if (!p.heads) std::memset(t->mutable_data_ptr(), 0, t->numel() * t->element_size());  // a sum of none
   return {dx, dcos, dsin};
 }
 

@@ -7,8 +7,9 @@ namespace {
 template <class T, bool adjacent> struct Turn : RowTask<T> {
   typedef typename RowTask<T>::S S;
   using RowTask<T>::p;
-  using RowTask<T>::RowTask;
   typedef std::pair<Vec<S>, Vec<S>> Two;
+
+  Turn(const RowProblem& p, int64_t index, Arena&) : RowTask<T>(p, index) {}
 
   // Lanes of two vectors, one of each in turn; and apart again.
   static INLINE Two woven(Vec<S> u, Vec<S> v) {
@@ -42,9 +43,11 @@ template <class T, bool adjacent> struct Turn : RowTask<T> {
   }
   template <class N> N* table(N* data, const Grid& g, long r) const { return data + this->part * g.part + r * g.row; }
 
-  template <bool back> void run() const {
+  void forward() const { run(p.x, 1); }
+  void backward() const { run(p.dy, -1); }
+
+  void run(const Grid& from, S sign) const {
     const long K = p.E / p.heads, left = K - 2 * p.pairs;
-    const Grid& from = back ? p.dy : p.x;
     const Grid whole{nullptr, p.R * p.pairs, p.pairs};
     for (long r = this->first; r < this->last; r++) {
       const S *cos = table((const S*)p.cos.data, p.cos, r), *sin = table((const S*)p.sin.data, p.sin, r);
@@ -53,20 +56,25 @@ template <class T, bool adjacent> struct Turn : RowTask<T> {
       if (dcos) std::fill_n(dcos, p.pairs, (S)0);
       if (dsin) std::fill_n(dsin, p.pairs, (S)0);
       for (long h = 0; h < p.heads; h++) {
-        const T *x = this->row(from, r) + h * from.head, *given = this->row(p.x, r) + h * p.x.head;
-        T* y = p.out ? this->out(r) + h * K : nullptr;
+        const T* x = this->row(from, r) + h * from.head;
+        if (p.out) {
+          T* y = this->out(r) + h * K;
+          each<S>(p.pairs, [&](long i, auto count) INLINE_LAMBDA {
+            const auto [a, b] = pair(x, i, count);
+            const Vec<S> c = widen(cos + i, count), s = widen(sin + i, count) * sign;
+            give({a * c - b * s, a * s + b * c}, y, i, count);
+          });
+          each<S>(left, [&, x = x + 2 * p.pairs, y = y + 2 * p.pairs](long e, auto count)
+                            INLINE_LAMBDA { put(widen(x + e, count), y + e, count, p.far); });
+        }
+        if (!dcos && !dsin) continue;
+        const T* given = this->row(p.x, r) + h * p.x.head;
         each<S>(p.pairs, [&](long i, auto count) INLINE_LAMBDA {
           const auto [a, b] = pair(x, i, count);
-          const Vec<S> c = widen(cos + i, count), s = back ? -widen(sin + i, count) : widen(sin + i, count);
-          if (y) give({a * c - b * s, a * s + b * c}, y, i, count);
-          if (!back || !(dcos || dsin)) return;
           const auto [u, v] = pair(given, i, count);
           if (dcos) narrow(widen(dcos + i, count) + (a * u + b * v), dcos + i, count);
           if (dsin) narrow(widen(dsin + i, count) + (b * u - a * v), dsin + i, count);
         });
-        if (y)
-          each<S>(left, [&, x = x + 2 * p.pairs, y = y + 2 * p.pairs](long e, auto count)
-                            INLINE_LAMBDA { put(widen(x + e, count), y + e, count, p.far); });
       }
     }
     if (p.far) fence();

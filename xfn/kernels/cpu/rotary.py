@@ -18,15 +18,17 @@ def forward(x: Group, c: Group, *, pairing: str) -> tuple[Tensor]:
 
 
 def backward(x: Group, c: Group, y: Group, dy: Group, needs: Sequence[bool], *, pairing: str) -> list[Maybe]:
-    given = _taken(x)
-    d = cotangent(dy[0], y[0]).expand(given[0].shape)
-    found = ROTARY_BACKWARD(*given, d, pairing == "adjacent", bits(needs))
+    given = _taken(x, whole=any(needs[1:]))
+    d = cotangent(dy[0], y[0])
+    found = ROTARY_BACKWARD(*given, d.expand(given[0].shape), pairing == "adjacent", bits(needs))
     return [fit(grad, t, need) for grad, t, need in zip(found, x, needs, strict=True)]
 
 
-def _taken(x: Group) -> list[Tensor]:
-    """All of one batch, and the tables in the dtype of sums."""
+def _taken(x: Group, whole: bool = False) -> list[Tensor]:
+    """All of one batch, unless the tables have none and no gradient, and the tables in the dtype of sums."""
     given, *tables = (t for t in x if t is not None)
+    tables = [t.to(wide(given.dtype)) for t in tables]
+    if not whole and all(t.dim() == 2 for t in tables):
+        return [given, *tables]
     batch = broadcast((tuple(given.shape[:-2]), *(tuple(t.shape[:-1]) for t in tables)))
-    wider = [t.to(wide(given.dtype)) for t in tables]
-    return [given.expand(*batch, *given.shape[-2:]), *(t.expand(*batch, t.shape[-1]) for t in wider)]
+    return [given.expand(*batch, *given.shape[-2:]), *(t.expand(*batch, t.shape[-1]) for t in tables)]
