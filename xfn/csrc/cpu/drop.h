@@ -76,9 +76,9 @@ template <class T> struct Drop : Drawn<T> {
   // Columns [at, at + count) of a row: x + bias in `moved`, and the row's bits.
   void begin(long r, long at, long count) const {
     const T* x = this->row(p.x, r) + at;
-    each<S>(count, [&](long e, auto some) INLINE_LAMBDA {
+    each<S>(count, [&, to = moved, line = bias ? bias + at : nullptr](long e, auto some) INLINE_LAMBDA {
       const Vec<S> v = widen(x + e, some);
-      store(moved + e, bias ? v + widen(bias + at + e, some) : v);
+      store(to + e, line ? v + widen(line + e, some) : v);
     });
     this->choose(r, at, count);
   }
