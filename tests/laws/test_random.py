@@ -66,6 +66,14 @@ def test_compiled_draws_are_the_same(draw: Any) -> None:
     torch.testing.assert_close(compiled, draw(KEY), rtol=0, atol=1e-7 if compiled.is_floating_point() else 0)
 
 
+@pytest.mark.parametrize("shape", [(2, 3), (8, 64)])
+def test_compiled_dropping_is_the_same(shape: tuple[int, int]) -> None:
+    """In the code of lanes, and in that of what is left of them."""
+    heads, rows, x = torch.arange(1), torch.arange(shape[0]), torch.ones(shape)
+    drop = lambda x: keep(KEY, 0.3, heads, rows, 0, shape[1]) * x
+    assert torch.equal(torch.compile(drop, fullgraph=True)(x), drop(x))
+
+
 @draws
 def test_a_key_is_never_used_up_and_others_differ(draw: Any) -> None:
     assert torch.equal(draw(KEY), draw(KEY))

@@ -1,7 +1,8 @@
 """Philox-4x32 in plain torch: counters and a key in, four 32-bit words out.
 
 One round multiplies words 0 and 2 by the constants M, crosses high and low halves over, and adds the round's
-key; the key moves by the Weyl constants W. Words are kept in int64, whose products wrap around exactly.
+key; the key moves by the Weyl constants W. Words are kept in int64. There c M may overflow, which is undefined in the
+C++ that a compiler makes of this; (c − 2³¹) M + 2³¹ cannot, and lacks 2³² ⌊M / 2⌋ of it, for M is odd.
 
 Source: Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3" (SC 2011).
 """
@@ -14,6 +15,7 @@ from .errors import ShapeError
 M = (0xD2511F53, 0xCD9E8D57)
 W = (0x9E3779B9, 0xBB67AE85)
 MASK = 0xFFFFFFFF
+HALF = 2**31
 LANES = 8
 """Dropout decisions that one call of Philox makes: its four words, cut into 16-bit lanes."""
 
@@ -39,8 +41,8 @@ def philox(key: Tensor, counter: Words, rounds: int = 10) -> Words:
         return (torch.broadcast_tensors(k0, *counter)[0],) * 4
     c0, c1, c2, c3 = counter
     for _ in range(rounds):
-        a, b = c0 * M[0], c2 * M[1]
-        c0, c1, c2, c3 = (b >> 32) & MASK ^ c1 ^ k0, b & MASK, (a >> 32) & MASK ^ c3 ^ k1, a & MASK
+        a, b = (c0 - HALF) * M[0] + HALF, (c2 - HALF) * M[1] + HALF
+        c0, c1, c2, c3 = (b >> 32) + M[1] // 2 ^ c1 ^ k0, b & MASK, (a >> 32) + M[0] // 2 ^ c3 ^ k1, a & MASK
         k0, k1 = (k0 + W[0]) & MASK, (k1 + W[1]) & MASK
     return c0, c1, c2, c3
 
