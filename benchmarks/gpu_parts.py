@@ -43,12 +43,12 @@ def rows(where: Where) -> Iterator[Row]:
     theirs = lambda x: F.softmax(x.masked_fill(hidden, -torch.inf), -1)
     run = partial(level, where, FORWARD, lambda x: xfn.softmax(x, causal), theirs, [(8, S, S)])
     yield Row("rows", f"forward of softmax, causal, 8x{S}x{S}", run, aims(compiled=(1.0, 1.15)))
-    for what in (FORWARD, BOTH):
+    for what, p in ((FORWARD, P), (FORWARD, 0.0), (BOTH, P)):
         E = widths[0]
         matmul = 2.0 * 2 * tokens * 4 * E * E * (1 if what == FORWARD else 3) / 1e12
-        name = f"{what} of mlp, gelu and dropout, {tokens}x{E}"
-        asked = aims(compiled=(0.95, 1.1))
-        yield Row("parts", name, partial(fed, where, what, tokens, E), asked, {"TFLOP/s": matmul})
+        name = f"{what} of mlp, gelu {'and' if p else 'without'} dropout, {tokens}x{E}"
+        asked = aims(compiled=(0.95, 1.1), **({"apart": (1.0, 1.1)} if what == FORWARD else {}))
+        yield Row("parts", name, partial(fed, where, what, tokens, E, p), asked, {"TFLOP/s": matmul})
 
 
 def norms(E: int) -> Iterator[tuple[str, Attend, Attend, int]]:
@@ -63,9 +63,11 @@ def norms(E: int) -> Iterator[tuple[str, Attend, Attend, int]]:
 
 
 def level(
-    where: Where, what: str, ours: Attend, theirs: Attend, shapes: Sequence[tuple[int, ...]], comparable: bool = True
-) -> Contest:
-    """Ours against plain torch and against the same compiled, on the same numbers in bfloat16."""
+    where: Where, what: str, ours: Attend, theirs: Attend, shapes: Sequence[tuple[int, ...]], comparable: bool = True,
+    apart: Attend | None = None,
+) -> Contest:  # fmt: skip
+    """Ours against plain torch and against the same compiled, on the same numbers in bfloat16; beside it ours
+    ``apart``, whose products are torch's."""
     generator = torch.Generator().manual_seed(0)
     ts = [torch.randn(s, generator=generator).to(where.device, torch.bfloat16) for s in (*shapes, shapes[0])]
     sets = [[t.roll(i, 0) for t in ts] for i in range(SETS)]
@@ -74,7 +76,8 @@ def level(
     def call(f: Attend) -> Call:
         return Call(Turns([pulled(what)(f, at, d) for *at, d in sets], where.device == "cuda"), compiled=True)
 
-    return Contest(call(ours), {"eager": call(theirs), "compiled": call(code)}, comparable=comparable)
+    beside = {} if apart is None else {"apart": call(apart)}
+    return Contest(call(ours), {"eager": call(theirs), "compiled": call(code)}, beside, comparable)
 
 
 def dropped(where: Where, what: str, tokens: int, E: int) -> Contest:
@@ -84,15 +87,20 @@ def dropped(where: Where, what: str, tokens: int, E: int) -> Contest:
     return level(where, what, ours, theirs, [(tokens, E), (E,), (tokens, E)], comparable=False)
 
 
-def fed(where: Where, what: str, tokens: int, E: int) -> Contest:
+def fed(where: Where, what: str, tokens: int, E: int, p: float) -> Contest:
+    """Where nothing is differentiated, a map is one kernel with what follows it."""
     key = random.key(0).to(where.device)
 
     def ours(x: Tensor, u: Tensor, b: Tensor, d: Tensor, c: Tensor) -> Tensor:
         params: Any = {"up": {"weight": u, "bias": b}, "down": {"weight": d, "bias": c}}
-        return xfn.mlp(params, x, "gelu", P, key=key)
+        return xfn.mlp(params, x, "gelu", p, key=key)
+
+    def apart(x: Tensor, u: Tensor, b: Tensor, d: Tensor, c: Tensor) -> Tensor:
+        h = xfn.dropout(x @ u.mT, p, b, "gelu", key=key)
+        return xfn.dropout(h @ d.mT, p, c, key=key)
 
     def theirs(x: Tensor, u: Tensor, b: Tensor, d: Tensor, c: Tensor) -> Tensor:
-        return F.dropout(F.linear(F.dropout(F.gelu(F.linear(x, u, b)), P), d, c), P)
+        return F.dropout(F.linear(F.dropout(F.gelu(F.linear(x, u, b)), p), d, c), p)
 
     shapes = [(tokens, E), (4 * E, E), (4 * E,), (E, 4 * E), (E,)]
-    return level(where, what, ours, theirs, shapes, comparable=False)
+    return level(where, what, ours, theirs, shapes, not p, apart if what == FORWARD else None)

@@ -89,6 +89,34 @@ def test_a_kernel_fits(
     assert not against, "\n".join(against)
 
 
+FUSED = pytest.importorskip("xfn.kernels.triton.fused_linear", reason="triton is not installed")
+TILES = {"HALF": (torch.bfloat16, (80,)), "GROUPS": (torch.float16, (90, 100)), "WIDE": (torch.float32, ARCHITECTURES)}
+SIZES = [
+    pytest.param(tile, dtype, architecture, id=f"{table}-{tile.BM}x{tile.BN}-sm{architecture}", marks=marks)
+    for table, (dtype, architectures) in TILES.items()
+    for tile in getattr(FUSED, table)
+    for architecture in architectures
+    for marks in [[] if architecture == 90 and tile is getattr(FUSED, table)[0] else [pytest.mark.whole]]
+]
+
+
+@pytest.mark.parametrize(("tile", "dtype", "architecture"), SIZES)
+def test_a_product_fits(tile: Any, dtype: torch.dtype, architecture: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With what follows it, in each size of tile, which so many rows and columns take; float32 in either precision. Of
+    half types it spills nothing."""
+    R, F, key = 16 * tile.BM, 8 * tile.BN, torch.zeros(2, dtype=torch.int64)
+    x, weight, bias, residual = (torch.empty(shape, dtype=dtype) for shape in ((R, 64), (F, 64), (F,), (R, F)))
+    with compiler.compiling(architecture) as found:
+        for precision in ("ieee", "tf32")[: 1 + (dtype == torch.float32)]:
+            monkeypatch.setattr(FUSED, "precision", lambda precision=precision: precision)
+            FUSED.forward((x, weight, bias, None), (None,), p=0.0, activation="gelu")
+            FUSED.forward((x, weight, bias, residual), (key,), p=0.1, activation="gelu")
+        assert FUSED.tile(1, R, F, dtype)[:3] == tile[:3]
+    assert len(found) == 2 * (1 + (dtype == torch.float32))
+    against = [why for k in found for why in k.against(architecture, SPILL if dtype == torch.float32 else 0)]
+    assert not against, "\n".join(against)
+
+
 GATES = {
     "bytes spilt": (80, 128, {"BM": 128, "BN": 128, "num_warps": 4, "num_stages": 1}),
     "bytes of shared memory": (90, 256, {"BM": 64, "BN": 64, "num_warps": 8, "num_stages": 4}),

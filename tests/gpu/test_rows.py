@@ -1,4 +1,4 @@
-"""Triton's kernels for rows, interpreted on the CPU: what ``laws/test_kernels.py`` does not ask of every kernel."""
+"""Triton's kernels for rows and their maps, interpreted: what ``laws/test_kernels.py`` does not ask of every kernel."""
 
 import os
 import sys
@@ -11,6 +11,7 @@ from torch import Tensor, func
 
 import xfn
 from xfn import bias, random
+from xfn.ops.fused_linear import FUSED_LINEAR, fused_linear
 from xfn.ops.rotary import ROTARY
 from xfn.ops.swiglu import gated
 
@@ -84,6 +85,75 @@ def test_dropout_draws_the_bits_of_all_backends() -> None:
     got, want = (xfn.dropout(x, 0.4, key=keys, backend=backend) == 0 for backend in ("triton", "reference"))
     assert torch.equal(got, want)
     assert want.any()
+
+
+LIES: dict[str, Callable[[int], Tensor]] = {
+    "side by side": lambda E: torch.randn(2, 3, 5, E),
+    "apart": lambda E: torch.randn(3, 5, 2 * E)[..., E:],
+    "without the first": lambda E: torch.randn(3, 19, E)[:, 2:],
+    "expanded": lambda E: torch.randn(5, E).expand(3, 5, E),
+    "strewn": lambda E: torch.randn(3, E, 5).mT,
+}
+LOOKS: dict[str, Callable[..., Any]] = {
+    "grad": lambda f, x: f(x.detach().requires_grad_()).detach(),
+    "vjp": lambda f, x: func.vjp(f, x)[0],
+    "jvp": lambda f, x: func.jvp(f, (x,), (x,))[0],
+    "vmap": lambda f, x: func.vmap(f)(x),
+}
+
+
+@pytest.mark.turns("dtype", "x")
+@pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
+@pytest.mark.parametrize("E", [1, 16, 37])
+@pytest.mark.parametrize("x", LIES.values(), ids=LIES)
+def test_a_map_finds_its_rows(x: Callable[[int], Tensor], E: int, dtype: torch.dtype) -> None:
+    """Wherever they lie, and drops as all backends do."""
+    at, weight, b = x(E).to(dtype), torch.randn(E, 21).mT.to(dtype), torch.randn(21).to(dtype)
+    residual = torch.randn(*at.shape[:-1], 21).to(dtype)
+
+    def mapped(cast: torch.dtype, backend: str, p: float, key: Any) -> Tensor:
+        x, w, bias, y = (t.to(cast) for t in (at, weight, b, residual))
+        return fused_linear(x, w, p, bias, "gelu", y, key=key, backend=backend)
+
+    for p, key in ((0.0, None), (0.4, random.key(1))):
+        got, same = (mapped(dtype, backend, p, key) for backend in ("triton", "reference"))
+        exact = mapped(torch.float64, "reference", p, key)
+        assert error(got, exact) <= 3 * error(same, exact) + 4 * torch.finfo(dtype).eps
+
+
+@pytest.mark.parametrize("look", LOOKS.values(), ids=LOOKS)
+def test_a_map_is_one_kernel_where_nobody_looks(look: Callable[..., Any]) -> None:
+    """Then its sums are rounded once, and otherwise twice, which shows."""
+    x, weight, b = (torch.randn(shape).bfloat16() for shape in ((2, 20, 33), (40, 33), (40,)))
+    ours = lambda x: xfn.linear({"weight": weight, "bias": b}, x, "gelu", backend="triton")
+    apart = lambda x: xfn.dropout(x @ weight.mT, 0.0, b, "gelu", backend="triton")
+    once = FUSED_LINEAR.bind(x, weight, b, None, None, p=0.0, activation="gelu", backend="triton")[0]
+    assert not torch.equal(once, apart(x))
+    assert torch.equal(ours(x), once)
+    with torch.no_grad():
+        assert torch.equal(ours(x.clone().requires_grad_()), once)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(ours(x), once)
+    assert torch.equal(look(ours, x), look(apart, x))
+
+
+def test_an_mlp_drops_the_same_in_one_kernel_a_map() -> None:
+    params, x = xfn.init_mlp(random.key(0), 20, 36), torch.randn(2, 17, 20)
+    of = lambda x, backend: xfn.mlp(params, x, "relu", 0.3, key=random.key(1), backend=backend)
+    assert error(of(x, "triton"), of(x, "reference")) <= 32 * torch.finfo(x.dtype).eps
+    assert error(of(x.requires_grad_(), "triton"), of(x, "reference")) <= 32 * torch.finfo(x.dtype).eps
+
+
+def test_examples_that_share_a_key_count_their_own_rows() -> None:
+    x, weight, key = torch.randn(3, 5, 20), torch.randn(21, 20), random.key(1)
+    f = lambda x: FUSED_LINEAR.bind(x, weight, None, None, key, p=0.4, activation="relu", backend="triton")[0]
+    assert torch.equal(func.vmap(f)(x), torch.stack([f(t) for t in x]))
+
+
+def test_a_map_of_float64_is_torch_s() -> None:
+    x = torch.randn(3, 20, dtype=torch.float64)
+    apart = xfn.dropout(x @ x.mT, 0.0, None, "silu", backend="triton")
+    assert torch.equal(xfn.linear({"weight": x}, x, "silu", backend="triton"), apart)
 
 
 def test_a_row_that_sees_nothing() -> None:

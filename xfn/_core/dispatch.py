@@ -84,7 +84,7 @@ def _always(call: Call) -> bool:
     return True
 
 
-def _against(name: str, call: Call, named: bool) -> list[str]:
+def objections(name: str, call: Call, named: bool) -> list[str]:
     """Its reasons; or, unless it was named, that others are better at it."""
     found = reasons(name, call)
     if found or named or getattr(module(name, call.op), "worth", _always)(call):
@@ -96,7 +96,7 @@ def choose(backends: Sequence[str], call: Call, backend: str | None) -> Any:
     """The function that runs ``call``."""
     against: dict[str, list[str]] = {}
     for name in (backend,) if backend else backends:
-        against[name] = _against(name, call, bool(backend))
+        against[name] = objections(name, call, bool(backend))
         if not against[name]:
             return getattr(module(name, call.op), call.member)
     lines = [f"    {name}: {'; '.join(why)}" for name, why in against.items()]
@@ -106,8 +106,8 @@ def choose(backends: Sequence[str], call: Call, backend: str | None) -> Any:
 def whole(backends: Sequence[str], call: Call, part: str, backend: str | None) -> Any:
     """The function that runs ``call``, if the backend that would run its ``part`` has one; otherwise None."""
     for name in (backend,) if backend else backends:
-        if not _against(name, call, bool(backend)):
+        if not objections(name, call, bool(backend)):
             return getattr(module(name, call.op), call.member)
-        if not _against(name, replace(call, member=part), bool(backend)):
+        if not objections(name, replace(call, member=part), bool(backend)):
             return None
     return None

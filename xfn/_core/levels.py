@@ -78,13 +78,13 @@ def looped() -> bool:
     return _dispatch_tls_is_dispatch_key_included(BATCHED)
 
 
-def plain(args: Args) -> bool:
+def plain(args: Args, cast: bool = False) -> bool:
     """Whether the dispatcher would find ordinary tensors and nothing else to do: no compilation, tracing, transform,
-    mode, autocast or tangent."""
+    mode, autocast or tangent. ``cast``: what autocast asks for was done."""
     return (
         overt(args)
         and not looped()
-        and not _is_any_autocast_enabled()
+        and (cast or not _is_any_autocast_enabled())
         and _get_tracing_state() is None
         and forward_ad._current_level < 0
         and not (_compiled() and _has_tangents(args))

@@ -60,13 +60,13 @@ class Parts(NamedTuple):
         """``[..., E]`` as ``[P, R, E]``."""
         return None if t is None else t.expand(*self.batch, t.shape[-1]).reshape(*self.sizes, t.shape[-1])
 
-    def shared(self, t: Maybe) -> Maybe:
-        """``[..., E]`` as ``[P, E]``, of which those that are equal are one line."""
+    def shared(self, t: Maybe, rank: int = 1) -> Maybe:
+        """``[..., E]`` as ``[P, E]``, of which those that are equal are one line; or what has more dims than a line."""
         if t is None:
             return None
-        inner = len(self.batch) - self.outer
-        lines = t.reshape(t.shape[: max(0, t.dim() - 1 - inner)] + t.shape[-1:])
-        return lines.expand(*self.batch[: self.outer], t.shape[-1]).reshape(self.sizes[0], t.shape[-1])
+        inner, own = len(self.batch) - self.outer, t.shape[-rank:]
+        lines = t.reshape(t.shape[: max(0, t.dim() - rank - inner)] + own)
+        return lines.expand(*self.batch[: self.outer], *own).reshape(self.sizes[0], *own)
 
     def grad(self, found: Tensor, t: Maybe, need: bool) -> Maybe:
         """A gradient of the whole batch, in the shape of its operand."""

@@ -1,27 +1,30 @@
 """A linear map, and what may follow it in one pass.
 
-    y = activation(x Wᵀ + b)
+    y = residual + drop(activation(x Wᵀ + b))
 
-Products are summed as torch sums them; y is in x's dtype.
+Products are summed as torch sums them, or where one kernel does all of it, in float32; y is in x's dtype.
 """
 
 import math
 from collections.abc import Callable
-from typing import NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import torch
 from torch import Tensor
 
 from .. import random
 from .._core.activations import ACTIVATIONS
-from .._core.case import Case
-from .._core.kinds import wide
+from .._core.case import Case, beside
+from .._core.kinds import check_probability, wide
 from .._core.params import taken, tree
+from .._core.philox import dropped
 from .._core.shapes import Signature
 from ._init import even, fan_in
 from .dropout import dropout
+from .fused_linear import fused_linear
+from .fused_linear import product as product
 
-SIGNATURE = Signature.parse("x E, weight F E, bias? F -> y F")
+SIGNATURE = Signature.parse("x E, residual? F, weight F E, bias? F -> y F")
 
 
 class Linear(TypedDict):
@@ -57,31 +60,45 @@ def init_linear(
 
 
 def linear(
-    params: Linear, x: Tensor, activation: str | Callable[[Tensor], Tensor] = "identity", *, backend: str | None = None
+    params: Linear,
+    x: Tensor,
+    activation: str | Callable[[Tensor], Tensor] = "identity",
+    p: float = 0.0,
+    residual: Tensor | None = None,
+    *,
+    key: Tensor | None = None,
+    backend: str | None = None,
 ) -> Tensor:
-    """activation(x Wᵀ + b).
+    """residual + drop(activation(x Wᵀ + b)).
+
+    On a GPU, where nothing is differentiated and something follows the map, it is one kernel.
 
     Args:
         params: ``{"weight": [F, E], "bias": [F]}``; without the bias, nothing is added.
-        x: ``[..., E]``.
+        x: ``[..., M, E]``, or one row ``[E]``.
         activation: the name of one of :mod:`xfn.activations`, or a function.
-        backend: of the pass behind the product, as in :func:`xfn.dropout`.
+        p: probability of dropping.
+        residual: ``[..., M, F]``, added last.
+        key: what is drawn with, as of :func:`xfn.dropout`. Required when p > 0.
+        backend: of the pass behind the product, as in :func:`xfn.dropout`, or of both.
 
     Returns:
-        ``[..., F]``.
+        ``[..., M, F]``.
 
     Raises:
         ShapeError, ValueError, TypeError: parameters or x are not of these names, shapes and dtypes.
+        KeyRequired: p > 0 without a key.
 
     Example:
         >>> params = init_linear(random.key(0), 3, 5)
         >>> linear(params, torch.ones(2, 3), "relu").shape
         torch.Size([2, 5])
     """
-    t, _, _ = taken("linear", SIGNATURE, params, {"x": x})
-    if activation == "identity":
+    t, _, _ = taken("linear", SIGNATURE, params, {"x": x, "residual": residual})
+    p, residual = check_probability(p), t["residual"]
+    if activation == "identity" and not p and residual is None:
         return affine(t["x"], t["weight"], t.get("bias"))
-    return dropout(product(t["x"], t["weight"]), 0.0, t.get("bias"), activation, backend=backend)
+    return fused_linear(t["x"], t["weight"], p, t.get("bias"), activation, residual, key=key, backend=backend)
 
 
 def affine(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -91,24 +108,27 @@ def affine(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return dropout(product(x, weight), 0.0, bias)
 
 
-def product(x: Tensor, weight: Tensor) -> Tensor:
-    """x Wᵀ. One row is taken for a matrix, for torch gives a batch of tangents of its own product a dim too many."""
-    return x @ weight.mT if x.dim() > 1 else (x.unsqueeze(0) @ weight.mT).squeeze(0)
-
-
-def reference(params: Linear, x: Tensor, activation: str = "identity") -> Tensor:
+def reference(
+    params: Linear, x: Tensor, activation: str, p: float, residual: Tensor | None, key: Tensor | None
+) -> Tensor:
     """The specification, in plain torch."""
     y = torch.einsum("...e,fe->...f", x, params["weight"])
     y = y + params["bias"] if "bias" in params else y
-    return ACTIVATIONS[activation].value(y.to(wide(y.dtype))).to(y.dtype)
+    y = dropped(ACTIVATIONS[activation].value(y.to(wide(y.dtype))), key, p).to(y.dtype)
+    return y if residual is None else y + residual
 
 
-def _case(name: str, names: str, shapes: str, activation: str = "identity", tags: str = "", **sizes: int) -> Case:
+def _case(
+    name: str, names: str, shapes: str, activation: str = "identity", p: float = 0.0, tags: str = "", **sizes: int
+) -> Case:
     def call(x: Tensor, *rest: Tensor, backend: str | None = None) -> tuple[Tensor]:
-        params = tree(dict(zip(names.split(), rest, strict=True)))
+        given: dict[str, Any] = dict(zip(names.split(), rest, strict=True))
+        residual, key = given.pop("residual", None), beside(random.key(3), x) if p else None
+        params: Any = tree(given)
         if backend == "reference":
-            return (reference(params, x, activation),)  # type: ignore[arg-type]
-        return (linear(params, x, activation, backend=backend),)  # type: ignore[arg-type]
+            keys = None if key is None else random.spread(key, x.shape[:-2])
+            return (reference(params, x, activation, p, residual, keys),)
+        return (linear(params, x, activation, p, residual, key=key, backend=backend),)
 
     given = dict(zip(("x", *names.split()), shapes.split(","), strict=True))
     return Case(name, call, given, {"B": 2, "M": 3, "E": 4, "F": 5, **sizes}, frozenset(tags.split()))
@@ -119,6 +139,6 @@ CASES = (
     _case("bias", "weight bias", "B M E,F E,F", tags="tiny", M=1, E=2, F=2),
     _case("vector", "weight bias", "E,F E,F"),
     _case("gelu", "weight bias", "B M E,F E,F", "gelu"),
-    _case("relu without bias", "weight", "M E,F E", "relu"),
-    _case("no rows", "weight bias", "M E,F E,F", "silu", "empty", M=0),
+    _case("dropout and residual", "weight residual", "B M E,F E,B M F", "relu", 0.3),
+    _case("no rows", "weight bias", "M E,F E,F", "silu", tags="empty", M=0),
 )

@@ -18,8 +18,8 @@ from .._core.kinds import check_probability
 from .._core.params import taken, tree
 from .._core.philox import dropped
 from .._core.shapes import Signature
-from .dropout import dropout
-from .linear import Linear, affine, init_linear, product
+from .fused_linear import fused_linear
+from .linear import Linear, affine, init_linear
 
 SIGNATURE = Signature.parse("x E, up.weight F E, up.bias? F, down.weight E F, down.bias? E -> y E")
 
@@ -94,10 +94,10 @@ def mlp(
     t, _, _ = taken("mlp", SIGNATURE, params, {"x": x})
     p = check_probability(p)
     first, second = children(key, x, 2) if p and key is not None else (None, None)
-    h = dropout(product(t["x"], t["up.weight"]), p, t.get("up.bias"), activation, key=first, backend=backend)
+    h = fused_linear(t["x"], t["up.weight"], p, t.get("up.bias"), activation, key=first, backend=backend)
     if not p and backend is None:
         return affine(h, t["down.weight"], t.get("down.bias"))
-    return dropout(product(h, t["down.weight"]), p, t.get("down.bias"), key=second, backend=backend)
+    return fused_linear(h, t["down.weight"], p, t.get("down.bias"), key=second, backend=backend)
 
 
 init_fused_mlp, fused_mlp = init_mlp, mlp

@@ -4,7 +4,7 @@ import torch
 import triton
 from triton.runtime import driver
 
-from .._target import INTERPRETED
+from .._target import INTERPRETED, in_groups
 
 SMALL = 16
 """The least side of a tile, and both of one that is interpreted."""
@@ -77,14 +77,6 @@ RINGS = {64: (128, 4), 128: (128, 2)}
 def on_hopper() -> bool:
     """Whether that kernel is there for the device of this call."""
     return HOPPER and not INTERPRETED and driver.active.get_current_target().arch == 90
-
-
-def in_groups() -> bool:
-    """Whether groups of warps multiply tiles of 64 rows out of shared memory, of which there is more."""
-    if INTERPRETED:
-        return False
-    target = driver.active.get_current_target()
-    return target.backend == "cuda" and target.arch // 10 in (9, 10)
 
 
 def tiles(kernel: str, K: int, V: int, dtype: torch.dtype, rich: bool, block: int) -> dict[str, int]:

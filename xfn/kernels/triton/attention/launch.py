@@ -11,6 +11,7 @@ from torch import Tensor
 from ...._core.kinds import wide
 from ...._core.philox import grown, threshold
 from ...._core.shapes import broadcast
+from .._target import precision
 from .._tile import ABSENT, View
 from .config import tiles
 from .logits import Numbers, Operands, Outputs, Shape, Size
@@ -158,10 +159,9 @@ class Launch:
         }
 
     def run(self, kernel: Any, programs: int, shape: Mapping[str, Any], *args: Any, strict: bool | None = None) -> None:
-        precision = "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"
         with torch.cuda.device_of(self.like):
             constants = dict(shape) | ({} if strict is None else {"STRICT": strict})
-            kernel[(programs,)](*args, self.size, self.numbers, **constants, PRECISION=precision)
+            kernel[(programs,)](*args, self.size, self.numbers, **constants, PRECISION=precision())
 
     def clean(self, kernel: Any, programs: int, shape: Mapping[str, Any], *args: Any) -> None:
         """Behind a mask, programs whose results are not finite run again."""
