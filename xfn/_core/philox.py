@@ -40,10 +40,11 @@ def philox(key: Tensor, counter: Words, rounds: int = 10) -> Words:
     if key.is_meta:  # there are shapes alone
         return (torch.broadcast_tensors(k0, *counter)[0],) * 4
     c0, c1, c2, c3 = counter
-    for _ in range(rounds):
+    turns = torch.arange(rounds, device=key.device)
+    keys = [((k.unsqueeze(-1) + turns * w) & MASK).unbind(-1) for k, w in zip((k0, k1), W, strict=True)]
+    for k0, k1 in zip(*keys, strict=True):
         a, b = (c0 - HALF) * M[0] + HALF, (c2 - HALF) * M[1] + HALF
         c0, c1, c2, c3 = (b >> 32) + M[1] // 2 ^ c1 ^ k0, b & MASK, (a >> 32) + M[0] // 2 ^ c3 ^ k1, a & MASK
-        k0, k1 = (k0 + W[0]) & MASK, (k1 + W[1]) & MASK
     return c0, c1, c2, c3
 
 
