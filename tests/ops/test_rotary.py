@@ -167,3 +167,23 @@ Q = torch.zeros(5, 2, 4)
 def test_errors_say_what_to_write(call: Any, error: type[Exception], text: str) -> None:
     with pytest.raises(error, match=re.escape(text)):
         call()
+
+
+@pytest.mark.parametrize("learned", [False, True])
+def test_what_is_turned_is_kept_only_for_gradients_of_angles(learned: bool) -> None:
+    q, f = torch.randn(5, 2, 8, requires_grad=True), torch.ones(4, requires_grad=learned)
+    saved: list[Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):  # type: ignore[func-returns-value]
+        xfn.rotary(q, q, scaling=lambda given: given * f)
+    found = any(t.shape == q.shape and t.untyped_storage().data_ptr() == q.untyped_storage().data_ptr() for t in saved)
+    assert found == learned
+
+
+@pytest.mark.parametrize("pairing", ["halves", "adjacent"])
+@pytest.mark.parametrize("learned", [False, True])
+def test_turns_have_second_derivatives_outside_of_transforms(learned: bool, pairing: str) -> None:
+    q = torch.randn(3, 2, 4, dtype=torch.float64, requires_grad=True)
+    f = torch.rand(2, dtype=torch.float64, requires_grad=learned)
+    turned = lambda q, f: xfn.rotary(q, q, pairing=pairing, scaling=lambda given: given * f)[0].square() * q
+    assert torch.autograd.gradcheck(turned, (q, f))
+    assert torch.autograd.gradgradcheck(turned, (q, f))

@@ -22,7 +22,8 @@ asks, and groups of processes by their names. Should a release take one away, an
 the reference by hand, and it cannot be compiled inside a transform.
 """
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -70,17 +71,27 @@ class _Reverse(_SingleLevelFunction):
 
 class Short(NamedTuple):
     """A call that goes past the dispatcher: y = kernel(x, c), and where nobody is to differentiate that again, the
-    gradients of x are adjoint(x, c, y, dy, needs); None: it must be looked at first which kernel that takes."""
+    gradients of x are adjoint(x, c, y, dy, needs); None: it must be looked at first which kernel that takes. Of x that
+    is ``linear``, and alone in having a gradient, the numbers are not kept."""
 
     definition: Definition
     kernel: Callable[..., Outs]
     adjoint: Callable[..., Grads] | None
     options: Mapping[str, float]
     backend: str | None
+    linear: int | None = None
 
     def record(self, x: Grads, c: Grads) -> Outs:
         """y, with autograd looking on."""
         return _Short.apply(self, len(x), *x, *c)  # type: ignore[attr-defined, no-any-return]
+
+    def kept(self, tensors: Grads, needs: Sequence[bool]) -> Grads:
+        """What the gradient may read; NaNs that are one number stand for what it must not."""
+        if self.linear is None or sum(needs) > needs[self.linear]:
+            return tensors
+        x = tensors[self.linear]
+        assert x is not None
+        return [*tensors[: self.linear], x.new_full((), math.nan).expand(x.shape), *tensors[self.linear + 1 :]]
 
 
 class _Short(_SingleLevelFunction):
@@ -90,7 +101,7 @@ class _Short(_SingleLevelFunction):
     def forward(ctx: Any, call: Short, count: int, *tensors: Tensor | None) -> Any:
         outs = tuple(call.kernel(tensors[:count], tensors[count:], **call.options))
         ctx.call, ctx.count = call, count
-        ctx.save_for_backward(*tensors, *outs)
+        ctx.save_for_backward(*call.kept(tensors, ctx.needs_input_grad[2:]), *outs)
         ctx.set_materialize_grads(False)
         return outs
 

@@ -44,7 +44,8 @@ class Primitive:
     """A function with kernels; ``bind`` calls it, ``reference`` defines it, ``family`` holds its raw ops.
 
     Options are floats; one of another type is written with it, as ``"str activation"``. ``dual`` is beside the family,
-    for a backend may lack it: then forward and jvp run one after the other.
+    for a backend may lack it: then forward and jvp run one after the other. ``linear``: the operand, if any, whose
+    gradient does not depend on it, so that its numbers need not be kept for that.
     """
 
     dual: Member | None = None
@@ -57,10 +58,12 @@ class Primitive:
         *,
         options: Sequence[str] = (),
         backends: Sequence[str],
+        linear: str | None = None,
     ) -> None:
         self.name, self.signature, self.reference = name, signature, reference
         self.options, self.backends = tuple(o.split()[-1] for o in options), tuple(backends)
         self.required = tuple(o.name for o in signature.operands if not o.optional)
+        self.linear = None if linear is None else self.required.index(linear)
         self.absent = (None,) * (len(signature.operands) - len(self.required))
         self.constants = (None,) * len(signature.constants)
 
@@ -189,6 +192,7 @@ class Lean(Primitive):
         self.backward = member("backward", groups="x c y dy", inward=True, composite=self.composite.backward)
         rules = (self._forward_vjp, None)
         self.forward = member(
-            "forward", groups="x c", rules=rules, composite=self.composite.forward, adjoint=self.backward
-        )
+            "forward", groups="x c", rules=rules, composite=self.composite.forward, adjoint=self.backward,
+            linear=self.linear,
+        )  # fmt: skip
         return self.forward, self.backward
