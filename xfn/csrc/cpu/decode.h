@@ -89,9 +89,9 @@ template <class Kind> struct Decode {
     std::memset(o, 0, rows * wv * sizeof(S));
     if (p.layout.live) set_lines(rows);
     for (long n = first / STEP * STEP, count; (count = next(n, last)) > 0; n += count) {
-      cached ? scores<false>(n, count) : scores<true>(n, count);
+      scores(n, count);
       for (long i = 0; i < rows; i++) soften(i, n, count, lo[i] - n, hi[i] - n);
-      cached ? mix<false>(n, count) : mix<true>(n, count);
+      mix(n, count);
     }
     for (long i = 0; i < rows; i++) {
       const S m = top[i * J], l = total<S>(load(sum + i * J));
@@ -165,7 +165,7 @@ template <class Kind> struct Decode {
     return std::clamp<long>(FAR / std::max<long>(1, t.length * sizeof(T)), GROUP, 1024) * t.length;
   }
 
-  template <bool fetch> void scores(long n, long count) const {
+  void scores(long n, long count) const {
     const long step = p.x.k.length, ahead = far(p.x.k);
     for (long j = 0; j < count; j += GROUP)
       for (long g = 0; g < heads; g++) {
@@ -179,16 +179,16 @@ template <class Kind> struct Decode {
             const auto dots = [&]<bool whole, bool asks>() INLINE_LAMBDA {
               return F::template dots<rows, whole, asks>(from, wk, k + i * step, step, ahead, some - i, p.K);
             };
-            const Vec<S> x = i + each > some   ? dots.template operator()<false, false>()
-                             : fetch && r == 0 ? dots.template operator()<true, true>()
-                                               : dots.template operator()<true, false>();
+            const Vec<S> x = i + each > some     ? dots.template operator()<false, false>()
+                             : !cached && r == 0 ? dots.template operator()<true, true>()
+                                                 : dots.template operator()<true, false>();
             for (int u = 0; u < rows; u++) std::memcpy(to + u * BLOCK + i, (const S*)&x + u * each, each * sizeof(S));
           }
         });
       }
   }
 
-  template <bool fetch> void mix(long n, long count) const {
+  void mix(long n, long count) const {
     const long step = p.x.v.length, ahead = far(p.x.v);
     for (long j = 0; j < count; j += GROUP)
       for (long g = 0; g < heads; g++) {
@@ -199,7 +199,7 @@ template <class Kind> struct Decode {
           S* to = o + (g * R + r) * wv;
           long f = 0;
           const auto some_of = [&]<int wide>(std::integral_constant<int, wide>, int left) INLINE_LAMBDA {
-            if (fetch && r == 0)
+            if (!cached && r == 0)
               F::template sums<rows, wide, true>(P, BLOCK, v + f, step, ahead, some, left, to + f, wv);
             else
               F::template sums<rows, wide, false>(P, BLOCK, v + f, step, ahead, some, left, to + f, wv);
