@@ -69,3 +69,13 @@ def test_what_is_wrong_is_said() -> None:
         xfn.dropout(x, 0.0, torch.ones(4))
     with pytest.raises(ValueError, match="it must lie in"):
         xfn.dropout(x, 1.0, key=KEY)
+
+
+@pytest.mark.parametrize("activation", ["identity", "gelu"])
+def test_what_is_dropped_is_kept_only_for_the_slope_of_an_activation(activation: str) -> None:
+    x, residual = (torch.randn(5, 8, requires_grad=True) for _ in range(2))
+    saved: list[int] = []
+    keep = lambda t: saved.append(t.untyped_storage().data_ptr()) or t  # type: ignore[func-returns-value]
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+        xfn.dropout(x, 0.5, None, activation, residual, key=random.key(0))
+    assert [t.untyped_storage().data_ptr() in saved for t in (x, residual)] == [activation != "identity", False]

@@ -71,27 +71,30 @@ class _Reverse(_SingleLevelFunction):
 
 class Short(NamedTuple):
     """A call that goes past the dispatcher: y = kernel(x, c), and where nobody is to differentiate that again, the
-    gradients of x are adjoint(x, c, y, dy, needs); None: it must be looked at first which kernel that takes. Of x that
-    is ``linear``, and alone in having a gradient, the numbers are not kept."""
+    gradients of x are adjoint(x, c, y, dy, needs); None: it must be looked at first which kernel that takes. Numbers of
+    operands that are ``unread(needs, **options)`` are not kept."""
 
     definition: Definition
     kernel: Callable[..., Outs]
     adjoint: Callable[..., Grads] | None
     options: Mapping[str, float]
     backend: str | None
-    linear: int | None = None
+    unread: Callable[..., Sequence[int]] | None = None
 
     def record(self, x: Grads, c: Grads) -> Outs:
         """y, with autograd looking on."""
         return _Short.apply(self, len(x), *x, *c)  # type: ignore[attr-defined, no-any-return]
 
     def kept(self, tensors: Grads, needs: Sequence[bool]) -> Grads:
-        """What the gradient may read; NaNs that are one number stand for what it must not."""
-        if self.linear is None or sum(needs) > needs[self.linear]:
+        """What the gradient may read; for what it will not, one line of NaNs stands for all."""
+        if self.unread is None:
             return tensors
-        x = tensors[self.linear]
-        assert x is not None
-        return [*tensors[: self.linear], x.new_full((), math.nan).expand(x.shape), *tensors[self.linear + 1 :]]
+        unread = self.unread(needs, **self.options)
+        return [_hollow(t) if t is not None and i in unread else t for i, t in enumerate(tensors)]
+
+
+def _hollow(t: Tensor) -> Tensor:
+    return t.new_full(t.shape[-1:], math.nan).expand(t.shape)
 
 
 class _Short(_SingleLevelFunction):

@@ -64,16 +64,16 @@ class Member:
         adjoint: "Member | None" = None,
         dual: "Member | None" = None,
         apart: Callable[..., Outs] | None = None,
-        linear: int | None = None,
+        unread: Callable[..., Sequence[int]] | None = None,
     ) -> None:
         """``dual``: the op that gives these outputs and their tangents; ``apart``: how such an op is done by others;
-        ``linear``: the operand that a gradient of its own does not read."""
+        ``unread``: operands that no gradient reads, from which are needed and the options."""
         self.primitive, self.member, self.name = primitive, member, f"{primitive}_{member}"
         self.groups = groups.split()
         self.signature, self.backends, self.inward = signature, tuple(backends), inward
         self.options = tuple(o.split()[-1] for o in options)
         self._rules, self._composite, self.adjoint, self._dual, self._apart = rules, composite, adjoint, dual, apart
-        self.linear, self.outputs = linear, [*signature.outputs] * (2 if apart else 1)
+        self.unread, self.outputs = unread, [*signature.outputs] * (2 if apart else 1)
         rows = {"x": signature.operands, "c": signature.constants, "y": signature.outputs}
         chosen = [(rows[of], prefix, absent) for of, prefix, absent in (GROUPS[g] for g in self.groups)]
         ends = list(accumulate((len(row) for row, _, _ in chosen), initial=0))
@@ -113,7 +113,7 @@ class Member:
         if self.inward:
             return kernel(*groups, needs, **options)  # type: ignore[no-any-return]
         if recorded:
-            return Short(self, kernel, adjoint, options, backend, self.linear).record(*groups)
+            return Short(self, kernel, adjoint, options, backend, self.unread).record(*groups)
         return tuple(kernel(*groups, **options))
 
     def _certain(self, backend: str | None, device: torch.device, given: Given) -> tuple[Any, Any]:

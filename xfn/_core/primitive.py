@@ -44,8 +44,8 @@ class Primitive:
     """A function with kernels; ``bind`` calls it, ``reference`` defines it, ``family`` holds its raw ops.
 
     Options are floats; one of another type is written with it, as ``"str activation"``. ``dual`` is beside the family,
-    for a backend may lack it: then forward and jvp run one after the other. ``linear``: the operand, if any, whose
-    gradient does not depend on it, so that its numbers need not be kept for that.
+    for a backend may lack it: then forward and jvp run one after the other. ``unread(needs, **options)``: the
+    operands whose numbers no derivative depends on, if those that are needed are all: they are not kept for it.
     """
 
     dual: Member | None = None
@@ -58,12 +58,12 @@ class Primitive:
         *,
         options: Sequence[str] = (),
         backends: Sequence[str],
-        linear: str | None = None,
+        unread: Callable[..., Sequence[int]] | None = None,
     ) -> None:
         self.name, self.signature, self.reference = name, signature, reference
         self.options, self.backends = tuple(o.split()[-1] for o in options), tuple(backends)
         self.required = tuple(o.name for o in signature.operands if not o.optional)
-        self.linear = None if linear is None else self.required.index(linear)
+        self.unread = unread
         self.absent = (None,) * (len(signature.operands) - len(self.required))
         self.constants = (None,) * len(signature.constants)
 
@@ -193,6 +193,6 @@ class Lean(Primitive):
         rules = (self._forward_vjp, None)
         self.forward = member(
             "forward", groups="x c", rules=rules, composite=self.composite.forward, adjoint=self.backward,
-            linear=self.linear,
+            unread=self.unread,
         )  # fmt: skip
         return self.forward, self.backward

@@ -98,7 +98,10 @@ def reference(
     return ((y if residual is None else y + residual).to(x.dtype),)
 
 
-DROPOUT = Lean("dropout", SIGNATURE, reference, options=("p", "str activation"), backends=("cpu", "triton", "aten"))
+DROPOUT = Lean(
+    "dropout", SIGNATURE, reference, options=("p", "str activation"), backends=("cpu", "triton", "aten"),
+    unread=lambda _, *, p, activation: (0, 2) if activation == "identity" else (2,),
+)  # fmt: skip
 
 
 def _case(

@@ -169,7 +169,10 @@ def turning(x: Tensor, cos: Tensor, sin: Tensor, *, pairing: str) -> tuple[Tenso
     return (y if width == x.shape[-1] else torch.cat([y, x[..., width:].expand(*y.shape[:-1], -1)], -1),)
 
 
-ROTARY = Lean("rotary", TURNED, turning, options=("str pairing",), backends=("cpu", "triton", "aten"), linear="x")
+ROTARY = Lean(
+    "rotary", TURNED, turning, options=("str pairing",), backends=("cpu", "triton", "aten"),
+    unread=lambda needs, **_: () if any(needs[1:]) else (0,),
+)  # fmt: skip
 
 
 def reference(
