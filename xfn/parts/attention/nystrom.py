@@ -10,7 +10,7 @@ Source: Xiong et al., "Nyströmformer" (2021); the iteration: Razavi et al. (201
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -49,7 +49,7 @@ class Nystrom(Drops):
         torch.Size([10, 2, 8])
     """
 
-    mixes: ClassVar[bool] = True
+    mixes = True
     landmarks: int = 64
     exact: bool = False
     iterations: int = 6

@@ -6,7 +6,7 @@ Source: Patrick et al., "Keeping your eye on the ball: trajectory attention in v
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, func
@@ -45,7 +45,7 @@ class Ortho:
         torch.Size([10, 2, 8])
     """
 
-    mixes: ClassVar[bool] = True
+    mixes = True
     landmarks: int = 32
     selection: Literal["orthogonal", "kmeans", "kmeans_spherical", "random"] = "orthogonal"
     subsample: float = 1.0
