@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ...._core.dispatch import Call
 from ...._core.kinds import lost
+from ...._core.rows import fit
 from .._target import DEVICES
 from .._tile import View
 from .bend import bend
@@ -22,7 +23,7 @@ from .config import on_hopper
 from .curvature import turn, turn_bias
 from .forward import forward as _forward
 from .gradient import by_bias, deltas, gradient
-from .launch import Group, Launch, Maybe, fit
+from .launch import Group, Launch, Maybe
 from .logits import Extent, Outputs
 from .tangent import tangent
 

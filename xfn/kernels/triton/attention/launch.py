@@ -173,8 +173,3 @@ class Launch:
 def padded(features: int) -> int:
     """Tiles are powers of two, and products at least 16 wide."""
     return max(16, 1 << (features - 1).bit_length())
-
-
-def fit(grad: Maybe, t: Maybe) -> Maybe:
-    """A gradient per example in the shape and dtype of its operand."""
-    return None if grad is None or t is None else grad.sum_to_size(t.shape).to(t.dtype)
