@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 from torch.utils import _pytree as tree
 
+from xfn import attention, bias, random
 from xfn.kernels.cpu.library import PATH
 
 from .levels import LAWS
@@ -64,6 +66,25 @@ def test_threads_change_no_bit(name: str, dtype: torch.dtype) -> None:
         for member, results in other.items():
             pairs = zip(tree.tree_leaves(results), tree.tree_leaves(found[0][member]), strict=True)
             assert all(torch.equal(a, b) for a, b in pairs), member
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("K", [64, 40])
+def test_results_past_the_caches_have_the_bits_of_others(dtype: torch.dtype, K: int) -> None:
+    """Those of a large batch are written past the caches, those of its examples are not."""
+    keys = random.split(random.key(0), 4)
+    widths = (K, K, 64, 64)
+    q, k, v, dy = (random.normal(key, (11, 800, 8, E), dtype=dtype) for key, E in zip(keys, widths, strict=True))
+
+    def results(q: Tensor, k: Tensor, v: Tensor, dy: Tensor) -> list[Tensor]:
+        inputs = [t.detach().requires_grad_() for t in (q, k, v)]
+        out = attention(*inputs, bias.local(8, 0), backend="cpu")
+        return [out.detach(), *torch.autograd.grad(out, inputs, dy)]
+
+    large = results(q, k, v, dy)
+    small = [results(*one) for one in zip(q, k, v, dy, strict=True)]
+    assert all(t.nbytes >= 4 << 20 and t[0].nbytes < 4 << 20 for t in large)
+    assert all(torch.equal(t, torch.stack(each)) for t, each in zip(large, zip(*small, strict=True), strict=True))
 
 
 def python(*arguments: str, **environment: str) -> str:

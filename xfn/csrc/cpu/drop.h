@@ -96,7 +96,6 @@ template <class T> struct Drop : Drawn<T> {
           put(residual ? v + widen(residual + e, some) : v, y + e, some, p.far);
         });
       }
-    if (p.far) fence();
   }
 
   void backward() const {
@@ -115,7 +114,6 @@ template <class T> struct Drop : Drawn<T> {
           if (dbias) narrow(widen(dbias + at + e, some) + v, dbias + at + e, some);
         });
       }
-    if (p.far) fence();
   }
 };
 

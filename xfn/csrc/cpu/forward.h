@@ -25,7 +25,8 @@ struct Task {
                some = std::min<long>(count, p.M - m);
     const auto add = [&](const Sequence& t, long features) { ahead.add<Kind>(t, b, h, m, some, features); };
     const auto result = [&](const void* to, long features) {
-      ahead.add(to, size, ((b * p.M + m) * p.H + h) * features, p.H * features, some, features);
+      if (!p.far(p.M * p.H * features))
+        ahead.add(to, size, ((b * p.M + m) * p.H + h) * features, p.H * features, some, features);
     };
     add(p.x.q, p.K), add(p.dy.out, p.V), add(p.y.out, p.V);
     result(p.out, p.V), result(p.dq, p.K);

@@ -28,7 +28,6 @@ template <class T> struct Gate : Drawn<T> {
         });
       }
     }
-    if (p.far) fence();
   }
 
   void forward() const {

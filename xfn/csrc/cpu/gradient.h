@@ -20,14 +20,15 @@ template <class S> struct Part {
 template <class Kind, class Sum, class S = typename Kind::S>
 void hand_out(const Problem& p, long head, long n0, long n1, long features, S times, void* to, const Sum& sum) {
   if (!to) return;
+  const bool far = p.far(p.N * p.G * features);
   Vec<S> broken{};
   for (long n = n0; n < n1; n++) {
     auto* row = (typename Kind::T*)to + ((head / p.G * p.N + n) * p.G + head % p.G) * features;
-    fetch(row + SOON * p.G * features, features);
+    if (!far) fetch(row + SOON * p.G * features, features);
     for (long f = 0; f < features; f += L<S>) {
       const Vec<S> x = sum(n, f) * times;
       broken += x - x;
-      narrow(x, row + f, (int)(features - f));
+      put(x, row + f, (int)std::min<long>(features - f, L<S>), far);
     }
   }
   if (total<S>(broken) != 0) *p.broken = true;
@@ -127,7 +128,6 @@ template <class Kind, bool second> size_t gradient(const Problem& p, int64_t ind
     if (p.slopes && !tile.finite(at.slope)) *p.broken = true;
   }
 
-  if (p.dense && far) fence();
   if (p.parts) {
     *part.first = n0, *part.last = reach;
   } else {

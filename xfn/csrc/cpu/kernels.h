@@ -98,13 +98,18 @@ template <class Kind> constexpr Kernels KERNELS = {
       Arena counting{nullptr};
       return task<Kind>(p, member, 0, counting);
     },
-    [](const Problem& p, Member member, int64_t index, char* scratch) { task<Kind>(p, member, index, Arena{scratch}); },
+    [](const Problem& p, Member member, int64_t index, char* scratch) {
+      task<Kind>(p, member, index, Arena{scratch});
+      fence();
+    },
     [](const SparseProblem& p, SparseMember member) -> size_t { return sparse<Kind>(p, member, 0, Arena{nullptr}); },
     [](const SparseProblem& p, SparseMember member, int64_t index, char* scratch) {
       sparse<Kind>(p, member, index, Arena{scratch});
     },
     [](const RowProblem& p, RowMember member, int64_t index, char* scratch) -> size_t {
-      return rows<typename Kind::T>(p, member, index, Arena{scratch});
+      const size_t bytes = rows<typename Kind::T>(p, member, index, Arena{scratch});
+      fence();
+      return bytes;
     },
 };
 

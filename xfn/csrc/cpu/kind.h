@@ -13,7 +13,7 @@ template <class T_, class S_> struct Numbers {  // each widened to one word
   static INLINE Vec<S> mac(const S* a, Vec<S> b, Vec<S> c) { return mac(splat(*a), b, c); }
   static INLINE Vec<S> words(const T* p, int count) { return widen(p, count); }
   template <class Number> static INLINE Vec<S> word(const Number& number) { return number(0); }
-  static INLINE void write(Vec<S> words, T* to) { narrow(words, to); }
+  static INLINE void write(Vec<S> words, T* to, bool far = false) { put(words, to, L<S>, far); }
   static INLINE void two(Vec<S> a, Vec<S> b, S* to, long row) { store(to, a), store(to + row, b); }
   // `wide` vectors of a row of values, the last of them with `count` numbers.
   template <int wide> static INLINE void values(const T* p, const T*, int count, Vec<S>* to) {
@@ -51,7 +51,7 @@ struct Pairs {  // of bfloat16, multiplied and summed two by two
     const Vec<S> a = number(0);
     return both(a, number(1));
   }
-  static INLINE void write(Vec<S> words, T* to) { store((S*)to, words); }
+  static INLINE void write(Vec<S> words, T* to, bool far = false) { put(words, (S*)to, L<S>, far); }
   static INLINE void two(Vec<S> a, Vec<S> b, S* to, long) { store(to, both(a, b)); }
   // Words of a row and the next: word i of two holds feature i of both, and the second word behind.
   static INLINE void weave(Vec<S> a, Vec<S> b, S* to, bool second) {

@@ -37,7 +37,6 @@ template <class T, bool centered> void norm(const RowProblem& p, int64_t index) 
       put(v, y + e, count, p.far);
     });
   }
-  if (p.far) fence();
 }
 
 template <class T, bool centered> struct NormBack : RowTask<T> {
@@ -57,7 +56,6 @@ template <class T, bool centered> struct NormBack : RowTask<T> {
     long r = this->first;
     for (; r + 2 <= this->last; r += 2) rows<2>(r);
     if (r < this->last) rows<1>(r);
-    if (p.far) fence();
   }
   // Three passes: sums of x and g, those of what is apart from the mean, and what they are for.
   template <int some> void rows(long r) const {

@@ -94,6 +94,10 @@ struct Problem {
   size_t part() const {       // bytes of one
     return 64 + N * ((K + 15) / 16 + (V + 15) / 16) * 16 * (dtype == Dtype::f64 ? 8 : 4);
   }
+  // Whether a result, of so many numbers for each example, is larger than its share of the caches and goes past them.
+  bool far(int64_t numbers) const {
+    return B * numbers * (dtype == Dtype::f64 ? 8 : dtype == Dtype::f32 ? 4 : 2) >= 4 << 20;
+  }
 };
 
 // A forward of few queries, cut by its shape alone: tasks of decode, or none if it is another; then of merge, and the

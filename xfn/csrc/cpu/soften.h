@@ -41,7 +41,6 @@ template <class T, bool logarithm> void softmax_rows(const RowProblem& p, int64_
       put(logarithm ? widen(x + e, count) - most - by : widen(powers + e, count) * by, y + e, count, p.far);
     });
   }
-  if (p.far) fence();
 }
 
 template <class T, bool logarithm> void softmax_back(const RowProblem& p, int64_t index, Arena) {
@@ -61,7 +60,6 @@ template <class T, bool logarithm> void softmax_back(const RowProblem& p, int64_
       put(logarithm ? given(at, d) - expv<S>(at) * sum : at * (d - sum), dx + e, count, p.far);
     });
   }
-  if (p.far) fence();
 }
 
 }  // namespace

@@ -163,16 +163,26 @@ template <class Kind> struct alignas(64) Tile {
   // [words][LANES]: features by lane.
   void pack_lanes(const Sequence& t, long features, S* to) const {
     const long words = (features + Kind::PAIR - 1) / Kind::PAIR;
-    for (int v = 0; v < vectors; v++)
+    for (int v = 0; v < vectors; v++) {
+      const T* rows[L<S>];
+      for (int i = 0; i < L<S>; i++) rows[i] = row(t, v * L<S> + i);
       for (long w = 0; w < words; w += L<S>) {
+        S* const at = to + w * LANES + v * L<S>;
+        const int left = (int)(features - w * Kind::PAIR);
         Vec<S> r[L<S>];
-        for (int i = 0; i < L<S>; i++) {
-          const T* from = row(t, v * L<S> + i);
-          r[i] = from ? Kind::words(from + w * Kind::PAIR, (int)(features - w * Kind::PAIR)) : Vec<S>{};
+        if (rows[L<S> - 1] && left >= L<S> * Kind::PAIR) {
+#pragma GCC unroll 16
+          for (int i = 0; i < L<S>; i++) r[i] = Kind::words(rows[i] + w * Kind::PAIR, L<S> * Kind::PAIR);
+          transpose<S>(r);
+#pragma GCC unroll 16
+          for (int i = 0; i < L<S>; i++) store(at + i * LANES, r[i]);
+        } else {
+          for (int i = 0; i < L<S>; i++) r[i] = rows[i] ? Kind::words(rows[i] + w * Kind::PAIR, left) : Vec<S>{};
+          transpose<S>(r);
+          for (int i = 0; i < L<S> && w + i < words; i++) store(at + i * LANES, r[i]);
         }
-        transpose<S>(r);
-        for (int i = 0; i < L<S> && w + i < words; i++) store(to + (w + i) * LANES + v * L<S>, r[i]);
       }
+    }
   }
 
   // [lanes / PAIR][features]: lanes by feature.
@@ -265,6 +275,7 @@ template <class Kind> struct alignas(64) Tile {
   // [features][LANES] to the rows of a result [B, M, H, features], each lane times its factor.
   void write(const S* from, long features, const S* factor, void* result) const {
     constexpr int WORDS = L<S> * Kind::PAIR;
+    const bool far = p.far(p.M * p.H * features);
     Vec<S> broken{};
     for (int v = 0; v < vectors; v++) {
       const Vec<S> times = load(factor + v * L<S>);
@@ -291,7 +302,7 @@ template <class Kind> struct alignas(64) Tile {
         transpose<S>(r);
         if (f + WORDS <= features && lanes == L<S>)
 #pragma GCC unroll 16
-          for (int i = 0; i < L<S>; i++) Kind::write(r[i], rows[i] + f);
+          for (int i = 0; i < L<S>; i++) Kind::write(r[i], rows[i] + f, far);
         else
           for (int i = 0; i < lanes; i++) {
             T row[WORDS];

@@ -77,7 +77,6 @@ template <class T, bool adjacent> struct Turn : RowTask<T> {
         });
       }
     }
-    if (p.far) fence();
   }
 };
 

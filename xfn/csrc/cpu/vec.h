@@ -31,7 +31,7 @@ template <class S> INLINE Vec<S> load(const S* p) {
 }
 template <class S> INLINE void store(S* p, Vec<S> v) { std::memcpy(p, &v, sizeof v); }
 template <class S> INLINE Vec<S> splat(S x) { return x - Vec<S>{}; }  // x - 0 is x, and costs nothing; x + 0 is not
-// Past the caches where that can be done, for what nobody will read soon; behind the last such store there is a fence.
+// Past the caches where that can be done, for what nobody will read soon; behind a task there is a fence.
 template <class S> INLINE void stream(S* p, Vec<S> v) {
 #ifdef AVX512
   if (((uintptr_t)p & 63) == 0) return _mm512_stream_si512((__m512i*)p, (__m512i)v);
@@ -147,6 +147,7 @@ template <class S, int step = 1> INLINE void transpose(Vec<S> (&r)[L<S>]) {
       first[i] = i & step ? n + i - step : i;
       second[i] = i & step ? n + i : i + step;
     }
+#pragma GCC unroll 16  // in registers
     for (int i = 0; i < n; i++)
       if (!(i & step)) {
         const Vec<S> a = r[i], b = r[i + step];

@@ -26,7 +26,6 @@ template <class Kind> struct Walk {
   // Runs of up to BLOCK live keys from `next` on. Vectors that are live apart from one another have runs of their own.
   bool gather() {
     const Layout& y = tile.p.layout;
-    const long step = std::min<long>(STEP, y.size);
     int used = 0;
     tile.found = 0;
     while (tile.next < tile.last) {
@@ -35,6 +34,9 @@ template <class Kind> struct Walk {
       tile.next = std::max(tile.next, start);
       bool live[VECTORS], full[VECTORS];
       for (int v = 0; v < tile.vectors; v++) tile.lines.look(v * L<S>, (v + 1) * L<S>, column, live[v], full[v]);
+      bool whole = end - tile.next <= BLOCK;  // or it is cut by bounds
+      for (int v = 0; v < tile.vectors; v++) whole &= tile.covers(v, tile.next, end);
+      const long step = whole ? y.size : std::min<long>(STEP, y.size);
       for (; tile.next < end; tile.next = std::min(tile.next + step, end))
         if (!place(std::min(tile.next + step, end), live, full, used)) return true;
     }
