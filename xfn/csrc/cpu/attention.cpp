@@ -23,7 +23,7 @@ struct Call {
   Call(const Tensor& q, const Tensor& k, const Tensor& v, double scale, int64_t threshold) : q(q) {
     alive.reserve(MOST);
     p.M = q.size(-3), p.H = q.size(-2), p.K = q.size(-1);
-    p.N = k.size(-3), p.G = k.size(-2), p.V = v.size(-1);
+    p.N = k.size(-3), p.G = k.size(-2), p.V = v.size(-1), p.R = p.H / std::max<int64_t>(1, p.G);
     p.scale = scale, p.keep = 1 - (double)threshold / 65536, p.threshold = (uint32_t)threshold, p.dtype = dtype_of(q);
     p.broken = &broken, p.turns_B = p.turns_G = 1;
   }

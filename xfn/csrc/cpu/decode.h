@@ -20,7 +20,7 @@ template <class Kind> struct Split {
   long heads = 0, blocks = 0, keys = 0, ranges = 0, width = 0;
 
   static Split of(const Problem& p) {
-    const long R = p.H / p.G * p.M, size = sizeof(typename Kind::T);
+    const long R = p.R * p.M, size = sizeof(typename Kind::T);
     Split s;
     if (!R || R > FEW) return s;
     const bool beside = p.x.k.head <= p.x.k.length && !p.layout.head;  // heads with tiles of their own go one by one
@@ -60,7 +60,7 @@ template <class Kind> struct Decode {
   explicit Decode(const Problem& p)
       : p(p),
         split(Split<Kind>::of(p)),
-        R(p.H / p.G * p.M),
+        R(p.R * p.M),
         wk(up(p.K, N) / Kind::PAIR),
         wv(split.width),
         biased(p.x.dense.data || p.x.slopes.data || p.x.spoilt.data || p.scale < TINY),
@@ -130,7 +130,7 @@ template <class Kind> struct Decode {
 
  private:
   long query(long i) const { return i % p.M; }
-  long head(long i) const { return g0 * (p.H / p.G) + i / p.M; }
+  long head(long i) const { return g0 * p.R + i / p.M; }
   S* part(long range, long row) const {
     return (S*)p.parts + ((b * split.ranges + range) * p.H * p.M + row) * split.part();
   }
@@ -264,7 +264,7 @@ template <class Kind> struct Decode {
   // A row's natural logits, from its products.
   void add(long i, long n, long count, S* row) const {
     const Operands& x = p.x;
-    const long m = query(i), h = head(i), g = h / (p.H / p.G);
+    const long m = query(i), h = head(i), g = h / p.R;
     const auto number = [&](const Rows& t, long head, long at) {
       return t.data ? ((const S*)t.data)[t.batch[b] + head * t.head + at * t.length] : (S)0;
     };

@@ -12,17 +12,19 @@ constexpr double LOG2E = 1.4426950408889634, TINY = 1e-30;  // a scale below TIN
 // The tiles of one task, and the keys that they see.
 struct Task {
   long b, g, chunk, t0, t1;
-  template <class Kind> static long tiles(const Problem& p) { return (p.H / p.G * p.M + LANES - 1) / LANES; }
+  template <class Kind> static long tiles(const Problem& p) { return (p.R * p.M + LANES - 1) / LANES; }
   template <class Kind> static Task of(const Problem& p, int64_t task) {
-    const long turn = task % (p.turns_B * p.turns_G), cut = task / (p.turns_B * p.turns_G), heads = p.G / p.turns_G;
-    const long all = tiles<Kind>(p), chunk = cut % p.chunks, head = cut / p.chunks;
+    const long all = tiles<Kind>(p), turns = p.turns_B * p.turns_G;
+    if (turns == 1 && p.chunks == 1) return {task / p.G, task % p.G, 0, 0, all};
+    const long turn = task % turns, cut = task / turns, heads = p.G / p.turns_G, chunk = cut % p.chunks,
+               head = cut / p.chunks;
     return {head / heads * p.turns_B + turn / p.turns_G, head % heads * p.turns_G + turn % p.turns_G, chunk,
             all * chunk / p.chunks, all * (chunk + 1) / p.chunks};
   }
   // Queries of the rows from `row` on, up to the end of a head.
   template <class Kind> void fetch(Ahead& ahead, const Problem& p, long row, long count) const {
-    const long size = sizeof(typename Kind::T), h = g * (p.H / p.G) + row / p.M, m = row % p.M,
-               some = std::min<long>(count, p.M - m);
+    const long size = sizeof(typename Kind::T), above = row < p.M ? 0 : row / p.M;
+    const long h = g * p.R + above, m = row - above * p.M, some = std::min<long>(count, p.M - m);
     const auto add = [&](const Sequence& t, long features) { ahead.add<Kind>(t, b, h, m, some, features); };
     const auto result = [&](const void* to, long features) {
       if (!p.far(p.M * p.H * features))
@@ -47,11 +49,11 @@ struct Task {
     return ahead;
   }
   // By how many queries a key is read.
-  static double rows(const Problem& p) { return (double)(p.H / p.G * p.M) * p.layout.density; }
+  static double rows(const Problem& p) { return (double)(p.R * p.M) * p.layout.density; }
   // Whether keys are read so often that those far apart are better brought together.
   static bool often(const Problem& p) { return rows(p) > (p.layout.live ? LANES : 16); }
   template <class Kind> static bool small(const Problem& p) {
-    const long rows = p.H / p.G * p.M, row = (p.K + p.V) * sizeof(typename Kind::T);
+    const long rows = p.R * p.M, row = (p.K + p.V) * sizeof(typename Kind::T);
     return p.N * row <= 65536 && rows * row <= 65536;
   }
   template <class Kind> std::pair<long, long> keys(const Problem& p, Tile<Kind>& tile) const {

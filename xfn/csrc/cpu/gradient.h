@@ -21,10 +21,11 @@ template <class Kind, class Sum, class S = typename Kind::S>
 void hand_out(const Problem& p, long head, long n0, long n1, long features, S times, void* to, const Sum& sum) {
   if (!to) return;
   const bool far = p.far(p.N * p.G * features);
+  const long step = p.G * features, b = head / p.G;
+  auto* row = (typename Kind::T*)to + (b * p.N + n0) * step + (head - b * p.G) * features;
   Vec<S> broken{};
-  for (long n = n0; n < n1; n++) {
-    auto* row = (typename Kind::T*)to + ((head / p.G * p.N + n) * p.G + head % p.G) * features;
-    if (!far) fetch(row + SOON * p.G * features, features);
+  for (long n = n0; n < n1; n++, row += step) {
+    if (!far) fetch(row + SOON * step, features);
     for (long f = 0; f < features; f += L<S>) {
       const Vec<S> x = sum(n, f) * times;
       broken += x - x;
@@ -175,7 +176,7 @@ template <class Kind, bool second> size_t dense_gradient(const Problem& p, int64
   if (!counts) std::memset(sums, 0, p.N * LANES * sizeof(S));
   for (long b = 0; b < p.B; b++)
     for (long h = 0; h < p.H; h++) {
-      const long g = h / (p.H / p.G);
+      const long g = h / p.R;
       if (p.slice[b * p.H + h] != slice && !counts) continue;
       arena = rest;
       const auto keys = [&](const Sequence& t, long features) {

@@ -104,7 +104,8 @@ struct Ahead {
     long step, bytes, left;
   } rows[12];
   int found = 0, now = 0;
-  long price = 1, credit = 0;  // steps of a product for each row
+  static constexpr int SHIFT = 20;
+  long rate = 0, credit = 0;  // rows for a step of a product, and those that are due, times 1 << SHIFT
 
   void add(const void* data, size_t size, long start, long step, long count, long features) {
     if (data && count > 0 && found < 12)
@@ -118,10 +119,13 @@ struct Ahead {
   void within(long steps) {
     long count = 0;
     for (int i = 0; i < found; i++) count += rows[i].left;
-    price = std::max(1l, steps / std::max(1l, count));
+    rate = (std::min(count, steps) << SHIFT) / std::max(1l, steps);
   }
   INLINE void operator()(long steps) {
-    if (now < found) go((credit += steps) / price), credit %= price;
+    if (now >= found) return;
+    credit += steps * rate;
+    go(credit >> SHIFT);
+    credit &= (1 << SHIFT) - 1;
   }
   INLINE void go(long n) {
     while (n > 0 && now < found) {

@@ -67,6 +67,7 @@ enum class Member : int { forward, dual, backward, jvp, hvp, jvp2, dense, dense2
 
 struct Problem {
   int64_t B, M, N, H, G, K, V;
+  int64_t R;           // H / G, the heads that share a key head
   double scale, keep;  // keep: what survives dropout is multiplied by 1 / keep
   uint32_t threshold;  // a lane of bits below it is dropped
   Dtype dtype;

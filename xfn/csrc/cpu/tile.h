@@ -66,16 +66,16 @@ template <class Kind> struct alignas(64) Tile {
   Tile(const Problem& p, long b, long g) : p(p), b(b), g(g) {}
 
   // Tile t of all heads that share the key head; or of the one head h.
-  void set(long t) { set_rows(t * LANES, p.H / p.G * p.M); }
-  void set_of(long head, long t) { set_rows(head % (p.H / p.G) * p.M + t * LANES, (head % (p.H / p.G) + 1) * p.M); }
+  void set(long t) { set_rows(t * LANES, p.R * p.M); }
+  void set_of(long head, long t) { set_rows(head % p.R * p.M + t * LANES, (head % p.R + 1) * p.M); }
 
   // Rows [start, end) of the heads under one another, 64 at most.
   void set_rows(long start, long end) {
     if (start == from && end == to) return;
     from = start, to = end;
-    const long R = p.H / p.G;
     count = (int)std::min<long>(LANES, end - start), vectors = (count + L<S> - 1) / L<S>;
-    long query = start % p.M, head = g * R + start / p.M;
+    const long above = start < p.M ? 0 : start / p.M;
+    long query = start - above * p.M, head = g * p.R + above;
     if (query + count <= p.M)
       for (int i = 0; i < LANES; i++) m[i] = (int)query + std::min(i, count - 1), h[i] = (int)head;
     else
@@ -125,6 +125,12 @@ template <class Kind> struct alignas(64) Tile {
   // The runs of keys [n0, n1).
   void find(long n0, long n1) {
     found = 0;
+    bool all = true;
+    for (int v = 0; v < vectors; v++) all &= covers(v, n0, n1);
+    if (all) {
+      runs[found++] = {0, (int)(n1 - n0), 0, vectors, false, false, n0};
+      return;
+    }
     for (long n = n0; n < n1; n += STEP) {
       const long end = std::min(n + STEP, n1);
       Run run{(int)(n - n0), (int)(end - n), VECTORS, 0, false, false, n0};
@@ -211,14 +217,20 @@ template <class Kind> struct alignas(64) Tile {
 
   // sum over features of a ∘ b, a number a lane, added to `to`.
   void dot(const Sequence& a, const Sequence& c, long features, S* to) const {
+    constexpr int WORDS = L<S> * Kind::PAIR;
     if (!a.data || !c.data) return;
     for (int v = 0; v < vectors; v++) {
       Vec<S> r[L<S>];
       for (int i = 0; i < L<S>; i++) {
         const T *x = row(a, v * L<S> + i), *y = row(c, v * L<S> + i);
-        r[i] = Vec<S>{};
-        for (long f = 0; x && f < features; f += L<S> * Kind::PAIR)
-          r[i] = Kind::mac(Kind::words(x + f, (int)(features - f)), Kind::words(y + f, (int)(features - f)), r[i]);
+        Vec<S> sum{};
+        const auto add = [&](long f, int some) INLINE_LAMBDA {
+          sum = Kind::mac(Kind::words(x + f, some), Kind::words(y + f, some), sum);
+        };
+        long f = x ? 0 : features;
+        for (; f + WORDS <= features; f += WORDS) add(f, WORDS);
+        if (f < features) add(f, (int)(features - f));
+        r[i] = sum;
       }
       transpose<S>(r);
       Vec<S> sum = load(to + v * L<S>);
