@@ -365,3 +365,12 @@ FLAT = layout.dense(64, block=16)
 def test_errors_say_what_to_write(call: Any, kind: type[Exception], text: str) -> None:
     with pytest.raises(kind, match=re.escape(text)):
         call()
+
+
+def test_heads_that_are_live_apart_in_the_largest_tiles() -> None:
+    """Four heads of sixteen queries lie in one tile of lanes, and each tile of keys fills a block."""
+    live = torch.tensor([[1, 1], [0, 1], [1, 1], [0, 0]], dtype=torch.bool)
+    of = layout.from_mask(live[:, None].repeat_interleave(16, 1).repeat_interleave(128, 2), block=128)
+    q, k, v = torch.randn(16, 4, 8), torch.randn(256, 1, 8), torch.randn(256, 1, 8)
+    ways = (xfn.blocksparse_attention(of, q, k, v, backend=backend) for backend in (None, "reference"))
+    torch.testing.assert_close(*ways)

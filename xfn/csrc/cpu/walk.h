@@ -34,7 +34,7 @@ template <class Kind> struct Walk {
       tile.next = std::max(tile.next, start);
       bool live[VECTORS], full[VECTORS];
       for (int v = 0; v < tile.vectors; v++) tile.lines.look(v * L<S>, (v + 1) * L<S>, column, live[v], full[v]);
-      bool whole = end - tile.next <= BLOCK;  // or it is cut by bounds
+      bool whole = end - tile.next <= BLOCK / 2;  // for two runs, or it is cut by bounds
       for (int v = 0; v < tile.vectors; v++) whole &= tile.covers(v, tile.next, end);
       const long step = whole ? y.size : std::min<long>(STEP, y.size);
       for (; tile.next < end; tile.next = std::min(tile.next + step, end))
