@@ -91,19 +91,6 @@ struct Call {
     alive.push_back(*from);
     to = {(const int64_t*)from->const_data_ptr(), examples(*from, 1), step(*from, -1)};
   }
-  // The part of the tiles that are live, of 64 rows at most.
-  static double density(const Tensor& live) {
-    const int64_t heads = live.size(-3), rows = live.size(-2), columns = live.size(-1), all = heads * rows;
-    const int64_t some = std::min<int64_t>(all, 64);
-    int64_t count = 0;
-    for (int64_t i = 0; i < some; i++) {
-      const int64_t at = all * i / some;
-      const auto* row =
-          (const uint8_t*)live.const_data_ptr() + at / rows * live.stride(-3) + at % rows * live.stride(-2);
-      for (int64_t j = 0; j < columns; j++) count += row[j];
-    }
-    return some * columns > 0 ? (double)count / (double)(some * columns) : 0;
-  }
   void layout(const Maybe& blocks, const Maybe& index, const Maybe& words, int64_t size) {
     if (!blocks) return;
     STD_TORCH_CHECK(blocks->scalar_type() == ScalarType::Bool, "the tiles of a layout are boolean");
@@ -112,7 +99,6 @@ struct Call {
     y.live = (const uint8_t*)live.const_data_ptr(), y.batch = examples(live, 3);
     y.head = step(live, -3), y.row = step(live, -2), y.columns = live.size(-1), y.size = size;
     while (1 << y.shift < size) y.shift++;
-    y.density = density(live);
     if (!index) return;
     STD_TORCH_CHECK(index->scalar_type() == ScalarType::Int && words->scalar_type() == ScalarType::Int,
                     "the bits of a layout are int32");

@@ -6,13 +6,17 @@
 
 namespace {
 
-// A product of keys and queries of a run, where there are both; whether `to` has something then.
+// A product of keys and queries of a run, after which key `then` is read, if any, where there are both; whether `to` has
+// something then.
 template <class Kind, class S = typename Kind::S>
-bool product(const Run& r, const Keys<Kind>& k, const S* q, S* to, bool add) {
+bool product(const Run& r, long then, const Keys<Kind>& k, const S* q, S* to, bool add) {
   if (!k || !q) return add;
-  const long l0 = r.v0 * L<S>;
-  gemm<Kind>(k.at(r.n + r.at), k.row, 1, q + l0, LANES, k.words(), to + r.at * LANES + l0, LANES, r.rows,
-             (r.v1 - r.v0) * L<S>, add);
+  const long l0 = r.v0 * L<S>, n = r.n + r.at;
+  const auto with = [&](const auto& next) INLINE_LAMBDA {
+    gemm<Kind>(k.at(n), k.row, 1, q + l0, LANES, k.words(), to + r.at * LANES + l0, LANES, r.rows, (r.v1 - r.v0) * L<S>,
+               add, Alone(), next);
+  };
+  then >= 0 ? with(k.soon(n + STEP, n + r.rows, then)) : with(Never());
   return true;
 }
 
@@ -20,7 +24,8 @@ bool product(const Run& r, const Keys<Kind>& k, const S* q, S* to, bool add) {
 template <class Kind, class S = typename Kind::S> void slide(const Tile<Kind>& tile, const Run& r, const Operands& x,
                                                              const Keys<Kind>& k, const Keys<Kind>& tk, const S* q,
                                                              const S* tq, S scale, S* to) {
-  if (!product(r, tk, q, to, product(r, k, tq, to, false)))
+  const long then = tile.after(r);
+  if (!product(r, then, tk, q, to, product(r, then, k, tq, to, false)))
     for (int j = r.at; j < r.at + r.rows; j++) std::memset(to + j * LANES, 0, LANES * sizeof(S));
   if (x.dense.data || x.slopes.data) tile.add(x, scale, to, r, r.n);
 }

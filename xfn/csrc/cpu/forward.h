@@ -21,6 +21,25 @@ struct Task {
     return {head / heads * p.turns_B + turn / p.turns_G, head % heads * p.turns_G + turn % p.turns_G, chunk,
             all * chunk / p.chunks, all * (chunk + 1) / p.chunks};
   }
+  // Tile t, of two that take turns: the next one, too.
+  template <class Kind> Tile<Kind>& set(Tile<Kind> (&tiles)[2], long t) const {
+    Tile<Kind>&tile = tiles[t & 1], &next = tiles[~t & 1];
+    tile.set(t);
+    if (t + 1 < t1) next.set(t + 1);
+    tile.then = (t + 1 < t1 ? next : tile).first;
+    return tile;
+  }
+  // Queries of the next tile, during this one; of a layout during its last block, for they fall into the sets of the
+  // caches that its keys do.
+  template <class Kind> void next(Ahead& ahead, const Tile<Kind>& tile, long t, long steps) const {
+    const bool live = tile.p.layout.live;
+    if (live ? !tile.ends() : tile.next != tile.first + BLOCK) return;
+    long keys = live ? 0 : tile.last - tile.first;
+    for (const Run& r : tile) keys += live ? r.rows : 0;
+    ahead = Ahead();
+    if (t + 1 < t1) fetch<Kind>(ahead, tile.p, (t + 1) * LANES, LANES);
+    ahead.within(keys * steps);
+  }
   // Queries of the rows from `row` on, up to the end of a head.
   template <class Kind> void fetch(Ahead& ahead, const Problem& p, long row, long count) const {
     const long size = sizeof(typename Kind::T), above = row < p.M ? 0 : row / p.M;
@@ -48,10 +67,9 @@ struct Task {
     result(p.dk, p.K), result(p.dv, p.V);
     return ahead;
   }
-  // By how many queries a key is read.
-  static double rows(const Problem& p) { return (double)(p.R * p.M) * p.layout.density; }
-  // Whether keys are read so often that those far apart are better brought together.
-  static bool often(const Problem& p) { return rows(p) > (p.layout.live ? LANES : 16); }
+  // Whether keys are read by so many queries that those far apart are better brought together. A layout's are read where
+  // they lie, by fewer: what products fetch of them takes no time.
+  static bool often(const Problem& p, long rows = 16) { return !p.layout.live && p.R * p.M > rows; }
   template <class Kind> static bool small(const Problem& p) {
     const long rows = p.R * p.M, row = (p.K + p.V) * sizeof(typename Kind::T);
     return p.N * row <= 65536 && rows * row <= 65536;
@@ -73,19 +91,19 @@ template <class Kind, class Tangent> size_t forward(const Problem& p, int64_t in
   const bool counts = !arena.front;
   const Task task = Task::of<Kind>(p, index);
   const Operands& x = p.x;
-  Tile<Kind> tile(p, task.b, task.g);
+  Tile<Kind> tiles[2] = {{p, task.b, task.g}, {p, task.b, task.g}};  // the one at hand, and the next
   S* q = arena.take<S>((p.K + 1) * LANES);
   Sums<Kind> o{arena.take<S>(p.V * LANES), p.V};
   S* kept = p.key ? arena.take<S>(BLOCK * LANES) : nullptr;
   Weights<Kind> w(BLOCK, false, true, arena);
   S shrink[LANES];
-  const auto [n0, n1] = counts ? std::pair<long, long>(0, p.N) : task.keys(p, tile);
-  const double rows = Task::rows(p);  // keys are read once by each tile of them; values, where not woven, more often
+  const auto [n0, n1] = counts ? std::pair<long, long>(0, p.N) : task.keys(p, tiles[0]);
   const auto keys = [&, n0 = n0, n1 = n1](const Sequence& t, long features, bool by_key, bool often) {
     return Keys<Kind>::of(t, task.b, task.g, n0, n1, features, by_key, often, arena);
   };
-  const bool often = Kind::PAIR == 1 && rows > 16;
-  auto k = keys(x.k, p.K, false, Tangent::some ? often : rows > 2 * LANES), v = keys(x.v, p.V, true, often);
+  // Keys are read once by each tile of them; values, where they are not woven, more often.
+  const bool often = Kind::PAIR == 1 && Task::often(p);
+  auto k = keys(x.k, p.K, false, Tangent::some ? often : Task::often(p, 2 * LANES)), v = keys(x.v, p.V, true, often);
   Tangent tangent(p, arena);
   tangent.set(keys(p.u.k, p.K, false, often), keys(p.u.v, p.V, true, often));
   if (counts) return arena.used;
@@ -98,39 +116,37 @@ template <class Kind, class Tangent> size_t forward(const Problem& p, int64_t in
   const S c = adds ? (S)LOG2E : (S)(p.scale * LOG2E);
 
   if (kept) std::memset(kept, 0, BLOCK * LANES * sizeof(S));
-  Softmax<Kind> softmax(tile, w, masks ? &x.dense : nullptr, kept, c, !adds && !kept);
+  Softmax<Kind> softmax(w, masks ? &x.dense : nullptr, kept, c, !adds && !kept);
   const bool small = Task::small<Kind>(p), bound = p.lo.data || p.hi.data;
   const long steps = (p.K + p.V) * LANES / (L<S> * Kind::PAIR);  // of a tile and a key, in the products below
   Ahead ahead = Task::ahead<Kind>(p, index + 1);
   ahead.within((task.t1 - task.t0) * p.N * steps / (bound ? 2 : 1));
   const auto beside = [&](long steps) INLINE_LAMBDA { ahead(steps); };
   for (long t = task.t0; t < task.t1; t++) {
-    tile.set(t);
-    if (!small) {
-      ahead = Ahead();
-      if (t + 1 < task.t1) task.fetch<Kind>(ahead, p, (t + 1) * LANES, LANES);
-      ahead.within((long)((tile.last - tile.first) * steps * p.layout.density));
-    }
+    Tile<Kind>& tile = task.set(tiles, t);
     k.reach(tile.last), v.reach(tile.last);
     tile.pack_lanes(x.q, p.K, q);
-    softmax.begin(), o.begin();
+    softmax.begin(tile), o.begin();
     tangent.begin(tile);
     const auto smaller = [&](int row, int u, Vec<S> by) {
       w.shrink(row, u * L<S>, by), o.shrink(u, by), tangent.shrink(u, by);
     };
 
     for (tile.start(); tile.advance();) {
+      if (!small) task.next<Kind>(ahead, tile, t, steps);
       for (const Run& run : tile) {
-        const long n = run.n;
+        const long n = run.n, then = tile.after(run);
         const int tall = softmax.fuses ? STEP : run.rows;  // a bias is read along its rows
         for (int at = run.at, done; at < run.at + run.rows; at += done) {
-          const S* from = k.at(n + at);
-          done = softmax.fuse(run.part(at, BLOCK), n, from, k.row, q, k.words(), beside);
+          done = softmax.fuse(run.part(at, BLOCK), k, v, q, then, beside);
           if (done) continue;
           const Run r = run.part(at, tall);
           done = r.rows;
-          gemm<Kind>(from, k.row, 1, q + r.v0 * L<S>, LANES, k.words(), w.row(at) + r.v0 * L<S>, LANES, r.rows,
-                     (r.v1 - r.v0) * L<S>, false, beside);
+          const auto multiply = [&](const auto& next) INLINE_LAMBDA {
+            gemm<Kind>(k.at(n + at), k.row, 1, q + r.v0 * L<S>, LANES, k.words(), w.row(at) + r.v0 * L<S>, LANES,
+                       r.rows, (r.v1 - r.v0) * L<S>, false, beside, next);
+          };
+          then < 0 ? multiply(Never()) : multiply(k.soon(n + at + STEP, n + run.at + run.rows, then));
           if (adds) tile.add(bias, (S)p.scale, w.numbers, r, n);
           if (kept) tile.keep(kept, r, n);
           softmax.soften(r, n, smaller);

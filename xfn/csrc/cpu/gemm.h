@@ -13,10 +13,37 @@ template <class S> INLINE S word(const S* p) {
   return x;
 }
 
-template <class Kind, int R, int W, class S>
-INLINE void multiply(Vec<S> (&c)[R][W], const S* A, long ra, long ka, const S* B, long kb, long depth) {
+// Rows that are read soon and lie too far apart for a prefetcher: each step of a product fetches a line of the next
+// 1 << shift of them, where that takes no time.
+struct Soon {
+  const char* at;
+  long step;  // bytes
+  int shift;
+  long left = 1l << 40;  // rows, and where others follow
+  const char* then = nullptr;
+  // As many rows as products of `steps` steps have time for.
+  static int rows(long bytes, long steps) { return std::bit_width((uint64_t)std::max(1l, steps * 64 / bytes)) - 1; }
+  template <class S> static Soon upto(const S* at, long step, int shift, long left, const S* then) {
+    return {(const char*)(left > 0 ? at : then), step * (long)sizeof(S), shift, left, (const char*)then};
+  }
+  INLINE void operator()(long k) const {
+    __builtin_prefetch(at + (k & ((1 << shift) - 1)) * step + (k >> shift) * 64, 0, 2);
+  }
+  INLINE void pass(long rows) {
+    at = left > 0 && left <= rows ? then : at + rows * step;
+    left -= rows;
+  }
+};
+struct Never {
+  INLINE void operator()(long) const {}
+  INLINE void pass(long) {}
+};
+
+template <class Kind, int R, int W, class Next, class S>
+INLINE void multiply(Vec<S> (&c)[R][W], const S* A, long ra, long ka, const S* B, long kb, long depth, Next next) {
 #pragma GCC unroll 1
   for (long k = 0; k < depth; k++) {
+    next(k);
     Vec<S> b[W];
 #pragma GCC unroll 64
     for (int v = 0; v < W; v++) b[v] = load(B + v * L<S>);
@@ -37,13 +64,13 @@ INLINE void multiply(Vec<S> (&c)[R][W], const S* A, long ra, long ka, const S* B
 }
 
 // In registers; what it is added to is read last, for the product need not wait for that.
-template <class Kind, int R, int W, class S = typename Kind::S>
+template <class Kind, int R, int W, class Next, class S = typename Kind::S>
 __attribute__((noinline)) void micro(const S* A, long ra, long ka, const S* B, long kb, long depth, S* C, long rc,
-                                     bool add) {
+                                     bool add, Next next) {
   Vec<S> c[R][W];
 #pragma GCC unroll 64
   for (int i = 0; i < R * W; i++) c[i / W][i % W] = Vec<S>{};
-  multiply<Kind>(c, A, ra, ka, B, kb, depth);
+  multiply<Kind>(c, A, ra, ka, B, kb, depth, next);
   if (add) {
 #pragma GCC unroll 64
     for (int i = 0; i < R * W; i++) c[i / W][i % W] += load(C + i / W * rc + i % W * L<S>);
@@ -57,30 +84,39 @@ struct Alone {
 };
 
 // Rows in tiles of nearly equal height, R at most; after each, `beside` is told how many steps it took.
-template <class Kind, int W, int R, class Beside, class S = typename Kind::S>
+template <class Kind, int W, int R, class Beside, class Next, class S = typename Kind::S>
 INLINE void column(const S* A, long ra, long ka, const S* B, long kb, long depth, S* C, long rc, long rows, bool add,
-                   const Beside& beside) {
-  const long tiles = (rows + R - 1) / R, tall = rows - rows / tiles * tiles;
+                   const Beside& beside, Next next) {
+  constexpr auto OF = []<int... I>(std::integer_sequence<int, I...>) {
+    return std::array{&micro<Kind, I + 1, W, Next>...};
+  }(std::make_integer_sequence<int, R>{});
+  const long tiles = (rows + R - 1) / R, low = rows / tiles, tall = rows - low * tiles;
   for (long t = 0; t < tiles; t++) {
-    const long height = rows / tiles + (t < tall);
-    [&]<int... I>(std::integer_sequence<int, I...>) {
-      (void)((height == I + 1 && (micro<Kind, I + 1, W>(A, ra, ka, B, kb, depth, C, rc, add), true)) || ...);
-    }(std::make_integer_sequence<int, R>{});
+    const long height = low + (t < tall);
+    OF[height - 1](A, ra, ka, B, kb, depth, C, rc, add, next);
     beside(height * W * depth);
+    next.pass(height);
     A += height * ra;
     C += height * rc;
   }
 }
 
 // rows x lanes, lanes a multiple of L.
-template <class Kind, class Beside = Alone, class S = typename Kind::S>
+template <class Kind, class Beside = Alone, class Next = Never, class S = typename Kind::S>
 void gemm(const S* A, long ra, long ka, const S* B, long kb, long depth, S* C, long rc, long rows, long lanes, bool add,
-          const Beside& beside = {}) {
-  constexpr int l = L<S>;
+          const Beside& beside = {}, const Next& next = {}) {
+  constexpr int l = L<S>, WIDE = REGISTERS == 32 ? 4 : 2;
   if (rows <= 0) return;
+  bool first = true;
   const auto columns = [&]<int W, int R>(std::integer_sequence<int, W, R>) {
-    column<Kind, W, R>(A, ra, ka, B, kb, depth, C, rc, rows, add, beside);
-    B += W * l, C += W * l, lanes -= W * l;
+    const auto with = [&](const auto& next) INLINE_LAMBDA {
+      column<Kind, W, R>(A, ra, ka, B, kb, depth, C, rc, rows, add, beside, next);
+    };
+    if constexpr (W == WIDE)
+      first ? with(next) : with(Never());
+    else
+      with(Never());
+    first = false, B += W * l, C += W * l, lanes -= W * l;
   };
   while (lanes > 0) {
 #if REGISTERS == 32

@@ -40,16 +40,17 @@ template <class Kind, bool second> size_t gradient(const Problem& p, int64_t ind
   const bool counts = !arena.front;
   const Task task = Task::of<Kind>(p, index);
   const bool often = Task::often(p);
-  Tile<Kind> tile(p, task.b, task.g);
+  Tile<Kind> tiles[2] = {{p, task.b, task.g}, {p, task.b, task.g}};
   Slope<Kind, second> at(p, true, arena);
   Sums<Kind> sums{arena.take<S>(p.K * LANES), p.K};
-  const auto [n0, n1] = counts ? std::pair<long, long>(0, p.N) : task.keys(p, tile);
+  const auto [n0, n1] = counts ? std::pair<long, long>(0, p.N) : task.keys(p, tiles[0]);
   const auto keys = [&, n0 = n0, n1 = n1](const Sequence& t, long features, bool by_key) {
     return Keys<Kind>::of(t, task.b, task.g, n0, n1, features, by_key, often, arena);
   };
   auto k = keys(p.x.k, p.K, true), tk = keys(p.u.k, p.K, true);
   auto v = keys(p.x.v, p.V, false), tv = keys(p.u.v, p.V, false);
   const long wk = up(p.K, L<S>), wv = up(p.V, L<S>);
+  const int sk = Soon::rows(wk * sizeof(S), LANES / Kind::PAIR), sv = Soon::rows(wv * sizeof(S), LANES / Kind::PAIR);
   const long head = task.b * p.G + task.g;
   const Part<S> part(p, head, task.chunk);
   S* dk = !p.dk ? nullptr : p.parts ? part.dk : arena.take<S>((n1 - n0) * wk);
@@ -69,7 +70,7 @@ template <class Kind, bool second> size_t gradient(const Problem& p, int64_t ind
   Ahead ahead = Task::ahead<Kind>(p, index + 1);
   ahead.within((task.t1 - task.t0) * p.N * steps / (bound ? 2 : 1));
   const bool own = p.alone && p.x.dense.dtype == p.dtype, far = p.B * p.H * p.M * p.N >= 1 << 22;
-  const auto lay = [&](const Run& r, long n) {
+  const auto lay = [&](const Tile<Kind>& tile, const Run& r, long n) {
     const S* from = at.slant().numbers;
     if (p.turns)
       tile.template lay<true>(from, r, n, (S*)p.dense, false);
@@ -80,34 +81,34 @@ template <class Kind, bool second> size_t gradient(const Problem& p, int64_t ind
   };
   const auto beside = [&](long steps) INLINE_LAMBDA { ahead(steps); };
   for (long t = task.t0; t < task.t1; t++) {
-    tile.set(t);
+    Tile<Kind>& tile = task.set(tiles, t);
     for (Keys<Kind>* each : {&k, &tk, &v, &tv}) each->reach(tile.last);
     at.begin(tile);
-    if (!small) {
-      ahead = Ahead();
-      if (t + 1 < task.t1) task.fetch<Kind>(ahead, p, (t + 1) * LANES, LANES);
-      ahead.within((long)((tile.last - tile.first) * steps * p.layout.density));
-    }
     sums.begin();
     for (tile.start(); tile.advance();) {
+      if (!small) task.next<Kind>(ahead, tile, t, steps);
       for (const Run& r : tile) {
         const long n = r.n;
-        const long lanes = (r.v1 - r.v0) * L<S>, l0 = r.v0 * L<S>, key = n + r.at;
+        const long lanes = (r.v1 - r.v0) * L<S>, l0 = r.v0 * L<S>, key = n + r.at, then = tile.after(r);
         at.run(tile, r, n, k, v, tk, tv);
-        if (p.dense) lay(r, n);
+        if (p.dense) lay(tile, r, n);
 
         const bool met = key < reach;
         zero(met ? key + r.rows : key);
         reach = std::max(reach, key + r.rows);
-        const auto to_keys = [&](const Weights<Kind>& a, const Side<Kind>& b, S* to, long width, bool add) {
+        const auto to_keys = [&](const Weights<Kind>& a, const Side<Kind>& b, S* to, long width, int shift, bool add) {
           if (!to || !b) return;
-          gemm<Kind>(a.lanes + (r.at * LANES + l0) / Kind::PAIR, LANES / Kind::PAIR, 1,
-                     b.rows + l0 / Kind::PAIR * b.stride, b.stride, lanes / Kind::PAIR, to + (key - n0) * width, width,
-                     r.rows, width, add, beside);
+          const auto at = [&](long key) { return to + (key - n0) * width; };
+          const auto multiply = [&](const auto& next) INLINE_LAMBDA {
+            gemm<Kind>(a.lanes + (r.at * LANES + l0) / Kind::PAIR, LANES / Kind::PAIR, 1,
+                       b.rows + l0 / Kind::PAIR * b.stride, b.stride, lanes / Kind::PAIR, at(key), width, r.rows, width,
+                       add, beside, next);
+          };
+          then < 0 ? multiply(Never()) : multiply(Soon::upto(at(key + STEP), width, shift, r.rows - STEP, at(then)));
         };
-        to_keys(second ? at.C : at.P, at.dout, dv, wv, met);
-        to_keys(at.slant(), at.q, dk, wk, met);
-        if (second) to_keys(at.P, at.tdout, dv, wv, true), to_keys(at.dS, at.tq, dk, wk, true);
+        to_keys(second ? at.C : at.P, at.dout, dv, wv, sv, met);
+        to_keys(at.slant(), at.q, dk, wk, sk, met);
+        if (second) to_keys(at.P, at.tdout, dv, wv, sv, true), to_keys(at.dS, at.tq, dk, wk, sk, true);
       }
       const auto to_queries = [&](const Weights<Kind>& b, const Keys<Kind>& a) {
         if (!p.dq || !a) return;
@@ -169,7 +170,7 @@ template <class Kind, bool second> size_t dense_gradient(const Problem& p, int64
   const bool counts = !arena.front;
   const long tiles = (p.M + LANES - 1) / LANES, parts = p.dense_M == 1 ? 1 : tiles, slice = index / parts,
              part = index % parts;
-  const bool often = p.M > 16;
+  const bool often = Task::often(p);
   Slope<Kind, second> at(p, false, arena);
   S* sums = arena.take<S>(p.N * LANES);
   const Arena rest = arena;

@@ -200,6 +200,15 @@ template <class Kind> struct Keys {
     return k;
   }
 
+  // What a product of rows reads after those of keys before n: of keys up to `end`, and then from key `then` on. And
+  // words by key of keys from n on, while rows are read.
+  Soon soon(long n, long end, long then) const {
+    return Soon::upto(at(n), row, std::bit_width(64 / sizeof(S)) - 1, end - n, at(then));
+  }
+  Soon values(long n) const {
+    return {(const char*)pairs_at(n), column * (long)sizeof(S), std::bit_width(64 / sizeof(S) / Kind::PAIR) - 1};
+  }
+
   // Keys before n are there.
   void reach(long n) {
     const long start = reached, till = std::min(up(n - first, 2), end);
@@ -252,7 +261,7 @@ template <class Kind> struct Sums {
   }
   // Adds a block's products of values and weights. `beside`: as in gemm.
   template <class Tile, class Beside = Alone>
-  void mix(const Tile& tile, const Keys<Kind>& v, const Weights<Kind>& w, const Beside& beside = {}) {
+  INLINE void mix(const Tile& tile, const Keys<Kind>& v, const Weights<Kind>& w, const Beside& beside = {}) {
     if (!v) return;
     tile.sum([&](const auto& r) {
       const long l0 = r.v0 * L<S>;

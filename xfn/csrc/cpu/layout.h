@@ -36,6 +36,8 @@ struct Lines {
     while (column < columns && !any(column)) column++;
     return column;
   }
+  // The first live key from n on.
+  long live_from(const Layout& y, long n) const { return std::max(n, seek(n >> y.shift, y.columns) << y.shift); }
   // Whether any of these lanes has the column, and whether all have all of it.
   void look(int from, int to, long column, bool& live, bool& full) const {
     live = false, full = true;

@@ -46,8 +46,7 @@ struct Layout {                   // [..., heads, rows, columns] of tiles, `size
   const uint32_t* words = nullptr;  // [tiles, size, (size + 31) / 32]: bit j of word w is key 32 w + j
   const int64_t* words_batch = nullptr;
   int64_t size = 0, columns = 0;
-  int shift = 0;       // size = 1 << shift
-  double density = 1;  // of a sample of the rows
+  int shift = 0;  // size = 1 << shift
 };
 
 struct Operands {  // x, or a tangent of x; what is absent has no data

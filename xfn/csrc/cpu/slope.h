@@ -86,12 +86,9 @@ template <class Kind, bool second> struct Slope {
 
   void run(const Tile<Kind>& tile, const Run& r, long n, const Keys<Kind>& k, const Keys<Kind>& v, const Keys<Kind>& tk,
            const Keys<Kind>& tv) {
-    const long width = (r.v1 - r.v0) * L<S>, l0 = r.v0 * L<S>;
+    const long then = tile.after(r);
     const auto product = [&](const Keys<Kind>& a, const Side<Kind>& b, const Weights<Kind>& to, bool add) {
-      if (!a || !b) return add;
-      gemm<Kind>(a.at(n + r.at), a.row, 1, b.lanes + l0, LANES, a.words(), to.row(r.at) + l0, LANES, r.rows, width,
-                 add);
-      return true;
+      return xfn::product(r, then, a, b.lanes, to.numbers, add);
     };
     product(k, q, P, false);
     if (biased) tile.add(p.x, scale, P.numbers, r, n);

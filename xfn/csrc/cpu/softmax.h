@@ -11,7 +11,7 @@ template <class Kind> struct Softmax {
   typedef typename Kind::S S;
   typedef Int<S> I;
   static constexpr int LAZY = 30;
-  const Tile<Kind>& tile;
+  const Tile<Kind>* tile = nullptr;
   const Weights<Kind>& w;
   const Square* const mask;  // of booleans, or null
   const S* const kept;       // what dropout keeps, or null
@@ -20,11 +20,11 @@ template <class Kind> struct Softmax {
   bool all;                  // lanes have a top
   S top[LANES], limit[LANES], sum[LANES];
 
-  Softmax(const Tile<Kind>& tile, const Weights<Kind>& w, const Square* mask, const S* kept, S c, bool fuses)
-      : tile(tile), w(w), mask(mask), kept(kept), c(c), fuses(fuses) {}
+  Softmax(const Weights<Kind>& w, const Square* mask, const S* kept, S c, bool fuses)
+      : w(w), mask(mask), kept(kept), c(c), fuses(fuses) {}
 
-  void begin() {
-    all = false;
+  void begin(const Tile<Kind>& next) {
+    tile = &next, all = false;
     for (int i = 0; i < LANES; i++) top[i] = sum[i] = 0, limit[i] = -infinity<S>;
   }
 
@@ -43,20 +43,25 @@ template <class Kind> struct Softmax {
     }
   }
 
-  // The same from keys and queries, once all lanes have a top: for how many keys of the run. `beside`: as in gemm.
-  template <class Beside>
-  int fuse(const Run& run, long n, const S* keys, long row, const S* queries, long words, const Beside& beside) {
+  // The same from keys and queries, once all lanes have a top: for how many keys of the run, after which key `then` is
+  // read, if any. `beside`: as in gemm.
+  template <class Beside> INLINE int fuse(const Run& run, const Keys<Kind>& k, const Keys<Kind>& v, const S* queries,
+                                          long then, const Beside& beside) {
     const int rows = run.rows / STEP * STEP;
+    const long n = run.n, words = k.words();
     if (!all || !fuses || !rows) return 0;
+    Soon soon = k.soon(n + run.at + STEP, n + run.at + rows, then);
     for (int u = run.v0; u < run.v1; u++) base[u] = load(top + u * L<S>) * c, part[u] = Vec<S>{};
-    for (int at = run.at; at < run.at + rows; at += STEP, keys += STEP * row) {
+    for (int at = run.at; at < run.at + rows; at += STEP, soon.pass(STEP)) {
       const Run r = run.part(at, STEP);
+      const Soon both[] = {soon, v.values(n + at)}, *next = then < 0 ? nullptr : both;
       for (int u = r.v0, wide; u < r.v1; u += wide) {
         wide = std::min(r.v1 - u, WIDE);
         bool hidden = false;
         if (mask || r.masked)
-          for (int i = u; i < u + wide; i++) hidden |= hides(r, i, n), seen[i] = tile.seen(mask, r, i, n);
-        fuse(hidden, wide, keys, row, queries, words, w.keys + at / Kind::PAIR * LANES, u);
+          for (int i = u; i < u + wide; i++) hidden |= hides(r, i, n), seen[i] = tile->seen(mask, r, i, n);
+        fuse(hidden, wide, k.at(n + at), k.row, queries, words, w.keys + at / Kind::PAIR * LANES, u, next);
+        next = nullptr;
         beside(STEP * wide * words);
       }
     }
@@ -73,7 +78,7 @@ template <class Kind> struct Softmax {
   Vec<I> seen[VECTORS];
 
   bool hides(const Run& r, int u, long n) const {
-    return mask || r.cut || r.rows < STEP || (r.masked && !tile.covers(u, n + r.at, n + r.at + r.rows));
+    return mask || r.cut || r.rows < STEP || (r.masked && !tile->covers(u, n + r.at, n + r.at + r.rows));
   }
 
   template <bool hides, bool plain, class Shrink> void soften(const Run& r, int u, long n, const Shrink& shrink) {
@@ -81,7 +86,7 @@ template <class Kind> struct Softmax {
     const S* const from = w.row(r.at) + at;
     Vec<S> s[STEP], most[2] = {splat(-infinity<S>), splat(-infinity<S>)};
     Vec<I> seen{};
-    if (hides) seen = tile.seen(mask, r, u, n);
+    if (hides) seen = tile->seen(mask, r, u, n);
 #pragma GCC unroll 16
     for (int j = 0; j < STEP; j++) {
       s[j] = load(from + j * LANES);
@@ -115,30 +120,42 @@ template <class Kind> struct Softmax {
     const auto grows = most > was, some = was > -infinity<S>;
     store(top + at, grows ? most : old), store(limit + at, grows ? most + LAZY / c : was);
     all = true;
-    for (int v = 0; v < tile.vectors; v++) all &= !any(load(limit + v * L<S>) == -infinity<S>);
+    for (int v = 0; v < tile->vectors; v++) all &= !any(load(limit + v * L<S>) == -infinity<S>);
     if (!any(grows & some)) return;
     const Vec<S> less = some ? (grows ? exp2v<Kind::degree, true>((old - most) * c) : splat<S>(1)) : Vec<S>{};
     store(sum + at, load(sum + at) * less);
     shrink(row, u, less);
   }
 
-  // Vectors of lanes from u on, in tiles that registers hold.
-  void fuse(bool hidden, int wide, const S* keys, long row, const S* queries, long words, S* to, int u) {
+  // Vectors of lanes from u on, in tiles that registers hold. `next`: what is fetched beside, or null.
+  void fuse(bool hidden, int wide, const S* keys, long row, const S* queries, long words, S* to, int u,
+            const Soon* next) {
     const auto with = [&]<int W>(std::integral_constant<int, W>) {
       if (wide != W) return;
       if (hidden)
-        fuse<true, W>(keys, row, queries, words, to, u);
+        fuse<true, W>(keys, row, queries, words, to, u, next);
       else
-        fuse<false, W>(keys, row, queries, words, to, u);
+        fuse<false, W>(keys, row, queries, words, to, u, next);
     };
     [&]<int... W>(std::integer_sequence<int, W...>) {
       (with(std::integral_constant<int, W + 1>()), ...);
     }(std::make_integer_sequence<int, WIDE>{});
   }
-  template <bool hides, int W> void fuse(const S* keys, long row, const S* queries, long words, S* to, int u) {
+  template <bool hides, int W>
+  void fuse(const S* keys, long row, const S* queries, long words, S* to, int u, const Soon* next) {
+    const auto one = [&]<int R>(std::integral_constant<int, R>, int& j) INLINE_LAMBDA {
+      const auto with = [&](auto beside) INLINE_LAMBDA {
+        fuse<hides, W, R>(keys + j * row, row, queries, words, to + j / Kind::PAIR * LANES, u, j, beside);
+      };
+      if constexpr (!hides && W == WIDE)
+        next ? with(next[j > 0]) : with(Never());
+      else
+        with(Never());
+      j += R;
+    };
     const auto tiles = [&]<int... R>() {
       int j = 0;
-      ((fuse<hides, W, R>(keys + j * row, row, queries, words, to + j / Kind::PAIR * LANES, u, j), j += R), ...);
+      (one(std::integral_constant<int, R>(), j), ...);
     };
     if constexpr (W == WIDE && Kind::PAIR == 2)
       tiles.template operator()<6, 6, 4>();
@@ -149,10 +166,11 @@ template <class Kind> struct Softmax {
     else
       tiles.template operator()<8, 8>();
   }
-  template <bool hides, int W, int R>
-  __attribute__((noinline)) void fuse(const S* keys, long row, const S* queries, long words, S* to, int u, int j) {
+  template <bool hides, int W, int R, class Next> __attribute__((noinline)) void fuse(const S* keys, long row,
+                                                                                      const S* queries, long words,
+                                                                                      S* to, int u, int j, Next next) {
     Vec<S> s[R][W] = {};
-    multiply<Kind>(s, keys, row, 1, queries + u * L<S>, LANES, words);
+    multiply<Kind>(s, keys, row, 1, queries + u * L<S>, LANES, words, next);
 #pragma GCC unroll 4
     for (int v = 0; v < W; v++) {
       const Vec<S> less = base[u + v];

@@ -13,7 +13,7 @@ template <class Kind, bool second> size_t tangent(const Problem& p, int64_t inde
   const bool counts = !arena.front;
   const Task task = Task::of<Kind>(p, index);
   const bool often = Task::often(p);
-  Tile<Kind> tile(p, task.b, task.g);
+  Tile<Kind> tiles[2] = {{p, task.b, task.g}, {p, task.b, task.g}};
   const Operands none{}, &w = second ? p.w : none;
   const auto lanes = [&](const Sequence& t) { return t.data ? arena.take<S>((p.K + 1) * LANES) : nullptr; };
   S *q = lanes(p.x.q), *uq = lanes(p.u.q), *wq = lanes(w.q);
@@ -21,7 +21,7 @@ template <class Kind, bool second> size_t tangent(const Problem& p, int64_t inde
       W(second ? BLOCK : 0, false, true, arena), T(second ? BLOCK : 0, false, true, arena);
   S* kept = p.key ? arena.take<S>(BLOCK * LANES) : nullptr;
   Sums<Kind> o{arena.take<S>(p.V * LANES), p.V};
-  const auto [n0, n1] = counts ? std::pair<long, long>(0, p.N) : task.keys(p, tile);
+  const auto [n0, n1] = counts ? std::pair<long, long>(0, p.N) : task.keys(p, tiles[0]);
   const auto keys = [&, n0 = n0, n1 = n1](const Sequence& t, long features, bool by_key) {
     return Keys<Kind>::of(t, task.b, task.g, n0, n1, features, by_key, often, arena);
   };
@@ -35,7 +35,7 @@ template <class Kind, bool second> size_t tangent(const Problem& p, int64_t inde
   const S us = p.u.dense.data || p.u.slopes.data ? 1 : scale, ws = w.dense.data || w.slopes.data ? 1 : scale;
 
   for (long t = task.t0; t < task.t1; t++) {
-    tile.set(t);
+    Tile<Kind>& tile = task.set(tiles, t);
     for (Keys<Kind>* each : {&k, &uk, &wk, &v, &uv, &wv}) each->reach(tile.last);
     tile.pack_lanes(p.x.q, p.K, q);
     if (uq) tile.pack_lanes(p.u.q, p.K, uq);
@@ -49,14 +49,14 @@ template <class Kind, bool second> size_t tangent(const Problem& p, int64_t inde
     }
     o.begin();
     Ahead ahead;
-    if (t + 1 < task.t1) task.fetch<Kind>(ahead, p, (t + 1) * LANES, LANES);
-    ahead.within((tile.last - tile.first) * p.V * Tile<Kind>::VECTORS / Kind::PAIR);
     const auto beside = [&](long steps) INLINE_LAMBDA { ahead(steps); };
 
     for (tile.start(); tile.advance();) {
+      task.next<Kind>(ahead, tile, t, p.V * Tile<Kind>::VECTORS / Kind::PAIR);
       for (const Run& r : tile) {
         const long n = r.n;
-        product(r, k, q, P.numbers, false);
+        const long then = tile.after(r);
+        product(r, then, k, q, P.numbers, false);
         if (biased) tile.add(p.x, scale, P.numbers, r, n);
         if (r.masked) tile.mask(P.numbers, r, n);
         if (kept) tile.keep(kept, r, n);
@@ -64,7 +64,7 @@ template <class Kind, bool second> size_t tangent(const Problem& p, int64_t inde
         bool bent = false;
         if (second)
           slide(tile, r, w, k, wk, q, wq, scale, W.numbers),
-              bent = product(r, uk, wq, T.numbers, product(r, wk, uq, T.numbers, false));
+              bent = product(r, then, uk, wq, T.numbers, product(r, then, wk, uq, T.numbers, false));
 
         const auto weigh = [&]<bool guarded, bool drops>(std::bool_constant<guarded>, std::bool_constant<drops>) {
           for (int u = r.v0; u < r.v1; u++) {

@@ -62,6 +62,7 @@ template <class Kind> struct alignas(64) Tile {
 
   Lines lines;    // of a layout
   long next = 0;  // the first key that was not looked at
+  long then = 0;  // the first key of the tile that follows
 
   Tile(const Problem& p, long b, long g) : p(p), b(b), g(g) {}
 
@@ -120,6 +121,14 @@ template <class Kind> struct alignas(64) Tile {
     find(next, std::min(next + BLOCK, last));
     next += BLOCK;
     return true;
+  }
+
+  // Whether no block follows; and of a layout, the key that is read after those of a run, else −1.
+  bool ends() const { return next >= last; }
+  long after(const Run& r) const {
+    if (!p.layout.live) return -1;
+    if (const Run* other = &r + 1; other < end()) return other->n + other->at;
+    return ends() ? then : lines.live_from(p.layout, next);
   }
 
   // The runs of keys [n0, n1).
