@@ -97,26 +97,28 @@ template <class Kind, class Tangent> size_t forward(const Problem& p, int64_t in
   S* kept = p.key ? arena.take<S>(BLOCK * LANES) : nullptr;
   Weights<Kind> w(BLOCK, false, true, arena);
   S shrink[LANES];
-  const auto [n0, n1] = counts ? std::pair<long, long>(0, p.N) : task.keys(p, tiles[0]);
-  const auto keys = [&, n0 = n0, n1 = n1](const Sequence& t, long features, bool by_key, bool often) {
-    return Keys<Kind>::of(t, task.b, task.g, n0, n1, features, by_key, often, arena);
-  };
-  // Keys are read once by each tile of them; values, where they are not woven, more often.
-  const bool often = Kind::PAIR == 1 && Task::often(p);
-  auto k = keys(x.k, p.K, false, Tangent::some ? often : Task::often(p, 2 * LANES)), v = keys(x.v, p.V, true, often);
-  Tangent tangent(p, arena);
-  tangent.set(keys(p.u.k, p.K, false, often), keys(p.u.v, p.V, true, often));
-  if (counts) return arena.used;
-
   // Products become logits in base 2: at once where nothing is added, else when that is. A mask adds nothing.
   const bool masks = x.dense.data && x.dense.dtype == Dtype::boolean;
   Operands bias = x;
   if (masks) bias.dense = {};
   const bool adds = bias.dense.data || x.slopes.data || x.spoilt.data || p.scale < TINY;
   const S c = adds ? (S)LOG2E : (S)(p.scale * LOG2E);
+  const bool fuses = !adds && !p.key;
+
+  const auto [n0, n1] = counts ? std::pair<long, long>(0, p.N) : task.keys(p, tiles[0]);
+  const auto keys = [&, n0 = n0, n1 = n1](const Sequence& t, long features, bool by_key, bool often) {
+    return Keys<Kind>::of(t, task.b, task.g, n0, n1, features, by_key, often, arena);
+  };
+  // Keys are read once by each tile of them; values, where they are not woven, more often, and of a layout nothing
+  // fetches them but fused products.
+  const bool often = Kind::PAIR == 1 && (fuses && !Tangent::some ? Task::often(p) : p.R * p.M > 16);
+  auto k = keys(x.k, p.K, false, Tangent::some ? often : Task::often(p, 2 * LANES)), v = keys(x.v, p.V, true, often);
+  Tangent tangent(p, arena);
+  tangent.set(keys(p.u.k, p.K, false, often), keys(p.u.v, p.V, true, often));
+  if (counts) return arena.used;
 
   if (kept) std::memset(kept, 0, BLOCK * LANES * sizeof(S));
-  Softmax<Kind> softmax(w, masks ? &x.dense : nullptr, kept, c, !adds && !kept);
+  Softmax<Kind> softmax(w, masks ? &x.dense : nullptr, kept, c, fuses);
   const bool small = Task::small<Kind>(p), bound = p.lo.data || p.hi.data;
   const long steps = (p.K + p.V) * LANES / (L<S> * Kind::PAIR);  // of a tile and a key, in the products below
   Ahead ahead = Task::ahead<Kind>(p, index + 1);

@@ -87,13 +87,13 @@ struct Alone {
 template <class Kind, int W, int R, class Beside, class Next, class S = typename Kind::S>
 INLINE void column(const S* A, long ra, long ka, const S* B, long kb, long depth, S* C, long rc, long rows, bool add,
                    const Beside& beside, Next next) {
-  constexpr auto OF = []<int... I>(std::integer_sequence<int, I...>) {
+  constexpr auto HEIGHTS = []<int... I>(std::integer_sequence<int, I...>) {
     return std::array{&micro<Kind, I + 1, W, Next>...};
   }(std::make_integer_sequence<int, R>{});
   const long tiles = (rows + R - 1) / R, low = rows / tiles, tall = rows - low * tiles;
   for (long t = 0; t < tiles; t++) {
     const long height = low + (t < tall);
-    OF[height - 1](A, ra, ka, B, kb, depth, C, rc, add, next);
+    HEIGHTS[height - 1](A, ra, ka, B, kb, depth, C, rc, add, next);
     beside(height * W * depth);
     next.pass(height);
     A += height * ra;

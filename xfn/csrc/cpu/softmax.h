@@ -54,7 +54,7 @@ template <class Kind> struct Softmax {
     for (int u = run.v0; u < run.v1; u++) base[u] = load(top + u * L<S>) * c, part[u] = Vec<S>{};
     for (int at = run.at; at < run.at + rows; at += STEP, soon.pass(STEP)) {
       const Run r = run.part(at, STEP);
-      const Soon both[] = {soon, v.values(n + at)}, *next = then < 0 ? nullptr : both;
+      const Soon both[] = {soon, then < 0 || !v ? soon : v.values(n + at)}, *next = then < 0 ? nullptr : both;
       for (int u = r.v0, wide; u < r.v1; u += wide) {
         wide = std::min(r.v1 - u, WIDE);
         bool hidden = false;
