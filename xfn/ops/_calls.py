@@ -1,13 +1,15 @@
 """What attentions share: their letters, how a call is checked, and how a case of one is written."""
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import Any
 
 from torch import Tensor
 
 from .. import random
 from .._core.case import Case, beside
 from .._core.errors import KeyRequired, ShapeError
-from .._core.kinds import autocast, check_kinds, check_number, check_probability, check_tensors
+from .._core.kinds import FLOATS, autocast, check_kinds, check_number, check_probability, check_tensors
 from .._core.shapes import Shape, Signature, check_groups
 from ..bias import Bias
 
@@ -47,6 +49,36 @@ def settled(
         key = random.spread(key, batch)
     scale = sizes["K"] ** -0.5 if scale is None else check_number("scale", scale, f": write {scaled}")
     return key, {"p": p, "scale": scale}
+
+
+def simple(p: float, scale: float | None, key: Tensor | None, backend: str | None) -> bool:
+    """Whether a call asks for nothing but attention."""
+    return key is None and scale is None and backend is None and type(p) is float and p == 0
+
+
+def fit(q: Tensor, k: Tensor, v: Tensor) -> bool:
+    """Whether their shapes, dtypes and devices need no closer look."""
+    return _fit(q.shape, k.shape, v.shape, q.dtype, k.dtype, v.dtype, q.device, k.device, v.device)
+
+
+@lru_cache(maxsize=1024)
+def _fit(q: Shape, k: Shape, v: Shape, *kinds: Any) -> bool:
+    alike = len(set(kinds)) == 2 and kinds[0] in FLOATS and kinds[-1].type != "meta"
+    meet = len(q) == len(k) >= 3 and (*q[:-3], *k[-3:-1], q[-1]) == k and (*k[:-1], v[-1]) == v
+    return alike and meet and all((q[-1], *v[-2:])) and not q[-2] % k[-2]
+
+
+def bounds(bias: Bias | Tensor | None, q: Tensor, k: Tensor) -> tuple[Tensor | None, ...] | None:
+    """lo, hi and no key, of no bias or of one that is kept; on a CPU, for elsewhere tensors belong to a stream or to a
+    graph. None where it is not."""
+    if bias is None:
+        return _UNBOUNDED
+    known = type(bias) is Bias and q.is_cpu and q.dim() > 2 and k.dim() > 2
+    kept = bias.kept(q.shape[-3], k.shape[-3]) if known else None  # type: ignore[union-attr]
+    return None if kept is None else (kept.lo, kept.hi, None)
+
+
+_UNBOUNDED = (None, None, None)
 
 
 def case(

@@ -19,8 +19,7 @@ can spoil the queries that see it and touches no other; nor does a query touch a
 Source: Vaswani et al., "Attention is all you need" (2017); in tiles: Rabe and Staats (2021), Dao et al. (2022).
 """
 
-from functools import lru_cache, partial
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -28,13 +27,12 @@ from torch import Tensor
 from .. import bias as biases
 from .. import random
 from .._core import philox
-from .._core.kinds import FLOATS, wide
+from .._core.kinds import wide
 from .._core.levels import TENSORS, overt, plain
 from .._core.primitive import Primitive
-from .._core.shapes import Shape
 from .._core.terms import Resolved
 from ..bias import Bias
-from ._calls import SIGNATURE, case, checked
+from ._calls import SIGNATURE, bounds, case, checked, fit, simple
 
 
 def attention(
@@ -113,8 +111,7 @@ def attention_with_lse(
         >>> lse.shape
         torch.Size([4, 5])
     """
-    absent = key is None and scale is None and backend is None and type(p) is float and p == 0
-    if absent and TENSORS.issuperset(map(type, (q, k, v))) and overt(()):
+    if simple(p, scale, key, backend) and TENSORS.issuperset(map(type, (q, k, v))) and overt(()):
         found = _bare(q, k, v, bias)
         if found is not None:
             return found
@@ -124,34 +121,16 @@ def attention_with_lse(
 
 def _bare(q: Tensor, k: Tensor, v: Tensor, bias: Bias | Tensor | None) -> tuple[Tensor, Tensor] | None:
     """A call with nothing but bounds that are kept, by the shortest road that takes it; None if there is none."""
-    c = _UNBOUNDED if bias is None else _bounds(bias, q, k)
+    c = bounds(bias, q, k)
     if c is None:
         return None
     if q.is_cpu and (swift := ATTENTION.swift) is not None:
         out, lse = swift(q, k, v, c[0], c[1])
         if out is not None:
             return out, lse  # type: ignore[return-value]
-    if plain((q, k, v)) and _fit(q.shape, k.shape, v.shape, q.dtype, k.dtype, v.dtype, q.device, k.device, v.device):
+    if plain((q, k, v)) and fit(q, k, v):
         return ATTENTION.direct((q, k, v), c, p=0.0, scale=q.shape[-1] ** -0.5)  # type: ignore[return-value]
     return None
-
-
-_UNBOUNDED = (None, None, None)
-
-
-@lru_cache(maxsize=1024)
-def _fit(q: Shape, k: Shape, v: Shape, *kinds: Any) -> bool:
-    """Whether q, k and v of these shapes, dtypes and devices need no closer look."""
-    alike = len(set(kinds)) == 2 and kinds[0] in FLOATS and kinds[-1].type != "meta"
-    meet = len(q) == len(k) >= 3 and (*q[:-3], *k[-3:-1], q[-1]) == k and (*k[:-1], v[-1]) == v
-    return alike and meet and all((q[-1], *v[-2:])) and not q[-2] % k[-2]
-
-
-def _bounds(bias: Bias | Tensor, q: Tensor, k: Tensor) -> tuple[Tensor | None, ...] | None:
-    """The constants of a bias that is kept; on a CPU, for elsewhere tensors belong to a stream or to a graph."""
-    known = type(bias) is Bias and q.is_cpu and q.dim() > 2 and k.dim() > 2
-    kept = bias.kept(q.shape[-3], k.shape[-3]) if known else None  # type: ignore[union-attr]
-    return None if kept is None else (kept.lo, kept.hi, None)
 
 
 def reference(

@@ -24,11 +24,12 @@ from .. import random
 from .._core import tables
 from .._core.case import Case, beside
 from .._core.errors import ShapeError
+from .._core.levels import plain
 from .._core.primitive import Primitive
 from .._core.shapes import Signature
 from ..bias import Bias
 from ..layout import Layout
-from ._calls import SIGNATURE, case, checked
+from ._calls import SIGNATURE, bounds, case, checked, fit, simple
 from .attention import reference as attend
 
 
@@ -109,7 +110,10 @@ def blocksparse_attention_with_lse(
         raise TypeError(
             f"a layout is an xfn.layout.Layout, but got {type(layout).__name__}: write layout.from_mask(mask)"
         )
-    operands, options = checked(q, k, v, bias, p, scale, key)
+    tiles, lists = _tables(layout)
+    found = bounds(bias, q, k) if simple(p, scale, key, backend) and plain((q, k, v, *tiles)) and fit(q, k, v) else None
+    if found is None:
+        operands, options = checked(q, k, v, bias, p, scale, key)
     (M, H), N = q.shape[-3:-1], k.shape[-3]
     if (layout.M, layout.N) != (M, N):
         raise ShapeError(f"the layout is of M={layout.M} and N={layout.N}, but q has M={M} and k has N={N}")
@@ -117,14 +121,21 @@ def blocksparse_attention_with_lse(
         raise ShapeError(f"the layout has H={layout.heads}, but q has H={H} (1 would be shared)")
     if layout.blocks.device != q.device:
         raise ValueError(f"q is on {q.device}, but the layout is on {layout.blocks.device}: write layout.to(q.device)")
+    if found is not None:
+        x, c, scale = (q, k, v), (*found, *tiles, *lists), q.shape[-1] ** -0.5
+        return BLOCKSPARSE.direct(x, c, p=0.0, scale=scale, block=layout.block)  # type: ignore[return-value]
+    return BLOCKSPARSE.bind(  # type: ignore[return-value]
+        *operands, *tiles, *lists, **options, block=layout.block, backend=backend
+    )
+
+
+def _tables(layout: Layout) -> tuple[tuple[Tensor | None, ...], tuple[Tensor, ...]]:
+    """The tiles and their bits, and the lists of its rows and columns."""
     bits, rows, columns = layout.bits, layout.rows, layout.columns
     assert rows is not None
     assert columns is not None
-    constants = (layout.blocks, *((bits.index, bits.words) if bits else (None, None)))
     lists = (rows.index, rows.counts, rows.order, columns.index, columns.counts, columns.order)
-    return BLOCKSPARSE.bind(  # type: ignore[return-value]
-        *operands, *constants, *lists, **options, block=layout.block, backend=backend
-    )
+    return (layout.blocks, *((bits.index, bits.words) if bits else (None, None))), lists
 
 
 def reference(
