@@ -43,6 +43,14 @@ def tree(leaves: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+def listed(params: Mapping[str, Any], *names: str) -> list[Any] | None:
+    """What a dict has by these names, None for what it lacks; nothing where it is no dict, or has others."""
+    if type(params) is not dict:
+        return None
+    found = [params.get(name) for name in names]
+    return found if len(params) == sum([t is not None for t in found]) else None
+
+
 class Kind(NamedTuple):
     """What checks look at of a tensor."""
 

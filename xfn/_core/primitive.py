@@ -33,7 +33,7 @@ from torch import Tensor
 from .composite import Composite
 from .dispatch import OVERRIDE, module
 from .kernel import Grads, Outs
-from .levels import records
+from .levels import TENSORS, overt, records
 from .member import Groups, Member, Options, halves
 from .shapes import Signature
 
@@ -98,13 +98,19 @@ class Primitive:
         return self.forward(operands[:count], operands[count:], options=numbers)  # type: ignore[return-value]
 
     @cached_property
-    def swift(self) -> Callable[..., tuple[Tensor | None, ...]] | None:
+    def swift(self) -> Callable[..., Any] | None:
         """The op, if any, that does the plainest calls without Python: an attribute of the first backend's kernels. It
         returns nothing but None where a call is not of them."""
         try:
             return None if OVERRIDE else getattr(module(self.backends[0], self.name), "SWIFT", None)
         except ImportError:
             return None
+
+    def swiftly(self, x: Tensor, *rest: Tensor | float | None) -> Tensor | None:
+        """The output of a call that ``swift`` takes; what it is not for is looked at by ``bind``."""
+        if type(x) not in TENSORS or not overt((x, *rest)) or (swift := self.swift) is None:
+            return None
+        return swift(x, *rest)  # type: ignore[no-any-return]
 
     def direct(self, x: Sequence[Tensor], c: Grads | None = None, **options: float) -> Outs:
         """As ``bind``, of the operands that are required and the constants, if any, where the call is ``plain``."""

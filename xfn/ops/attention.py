@@ -127,7 +127,7 @@ def _bare(q: Tensor, k: Tensor, v: Tensor, bias: Bias | Tensor | None) -> tuple[
     if q.is_cpu and (swift := ATTENTION.swift) is not None:
         out, lse = swift(q, k, v, c[0], c[1])
         if out is not None:
-            return out, lse  # type: ignore[return-value]
+            return out, lse
     if plain((q, k, v)) and fit(q, k, v):
         return ATTENTION.direct((q, k, v), c, p=0.0, scale=q.shape[-1] ** -0.5)  # type: ignore[return-value]
     return None

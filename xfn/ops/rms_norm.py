@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .._core.case import Case
 from .._core.kinds import check_kinds, check_number, wide
-from .._core.params import taken, tree
+from .._core.params import listed, taken, tree
 from .._core.primitive import Lean
 from .._core.shapes import Signature
 from ._init import ones
@@ -68,6 +68,10 @@ def rms_norm(params: RMSNorm, x: Tensor, eps: float = EPS, *, backend: str | Non
         >>> rms_norm({}, torch.tensor([1.0, 7.0]))
         tensor([0.2000, 1.4000])
     """
+    if backend is None and type(eps) is float and (given := listed(params, "weight")) is not None:
+        y = RMS_NORM.swiftly(x, *given, eps)
+        if y is not None:
+            return y
     t, _, _ = taken("rms_norm", SIGNATURE, params, {"x": x}, mixed=True)
     check_kinds({"x": x}, {"weight": t.get("weight")})
     return RMS_NORM.bind(x, t.get("weight"), eps=check_number("eps", eps), backend=backend)[0]

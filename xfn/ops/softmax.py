@@ -46,6 +46,8 @@ def softmax(x: Tensor, bias: Bias | Tensor | None = None, *, backend: str | None
 
 def masked(primitive: Lean, x: Tensor, bias: Bias | Tensor | None, backend: str | None) -> Tensor:
     """A softmax, or its logarithm, with the bias in its normal form."""
+    if bias is None and backend is None and (y := primitive.swiftly(x)) is not None:
+        return y
     check_tensors({"x": x})
     check_kinds({"x": x}, {})
     if bias is None and x.dim() > 1:

@@ -1,47 +1,17 @@
 // The plainest calls of attention without Python, reverse mode included: q, k and v of one batch, bounds, and the default
 // scale. Any other call gets nothing back, and takes the road through Python.
-//
-// torch's autograd has no stable ABI, so this library is for one release of torch, which its file is named after.
 #include <cmath>
-#include <ATen/core/dispatch/Dispatcher.h>
-#include <torch/csrc/autograd/custom_function.h>
-#include <torch/library.h>
+#include "swift.h"
 
 namespace {
 
-using at::Tensor;
-using Maybe = std::optional<Tensor>;
+using namespace swift;
 using Pair = std::tuple<Tensor, Tensor>;
-using torch::autograd::AutogradContext;
-using torch::autograd::variable_list;
-
-constexpr auto AUTOGRAD = c10::autograd_dispatch_keyset_with_ADInplaceOrView;
-
-template <class F> c10::TypedOperatorHandle<F> op(const char* name) {
-  return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<F>();
-}
-
-// Whether the dispatcher would find nothing else to do: no transform, mode, tracing or autocast.
-bool alone() {
-  const auto on = c10::impl::tls_local_dispatch_key_set();
-  return on.included_ - AUTOGRAD == c10::default_included_set - AUTOGRAD &&
-         on.excluded_ - AUTOGRAD == c10::default_excluded_set;
-}
-// Whether autograd looks on: it does not inside the kernel of another op.
-bool recording() {
-  return at::GradMode::is_enabled() && !c10::impl::tls_is_dispatch_key_excluded(c10::DispatchKey::AutogradCPU);
-}
-// Whether nothing hides behind a tensor, not even a tangent.
-bool ordinary(const Tensor& t) {
-  const auto keys = t.key_set() - AUTOGRAD - c10::autocast_dispatch_keyset;
-  return keys == c10::DispatchKeySet(c10::DispatchKey::CPU) && !t._fw_grad(0).defined();
-}
 
 bool fit(const Tensor& q, const Tensor& k, const Tensor& v) {
   const int64_t rank = q.dim() - 3;
   const auto dtype = q.scalar_type();
-  const bool known = dtype == at::kFloat || dtype == at::kBFloat16 || dtype == at::kHalf || dtype == at::kDouble;
-  if (!known || k.scalar_type() != dtype || v.scalar_type() != dtype) return false;
+  if (!floating(dtype) || k.scalar_type() != dtype || v.scalar_type() != dtype) return false;
   if (rank < 0 || k.dim() != q.dim() || v.dim() != q.dim()) return false;
   for (int64_t i = 0; i < rank; i++)
     if (k.size(i) != q.size(i) || v.size(i) != q.size(i)) return false;
@@ -49,7 +19,6 @@ bool fit(const Tensor& q, const Tensor& k, const Tensor& v) {
   return K && V && G && H % G == 0 && k.size(-1) == K && v.size(-2) == G && k.size(-3) == v.size(-3);
 }
 
-Maybe maybe(const Tensor& t) { return t.defined() ? Maybe(t) : Maybe(); }
 double usual(const Tensor& q) { return std::pow((double)q.size(-1), -0.5); }
 
 // out and lse; and whether a number is not finite that bounds were to hide.
@@ -77,7 +46,6 @@ variable_list direct(const variable_list& x, const Maybe& d_out, const Maybe& d_
 
 // The same by the op of the family, which looks at everything, and has derivatives.
 variable_list general(const variable_list& x, const Maybe& d_out, const Maybe& d_lse, int64_t need) {
-  using Text = std::optional<c10::string_view>;
   using F = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>(
       const Tensor&, const Tensor&, const Tensor&, const Maybe&, const Maybe&, const Maybe&, const Maybe&, const Maybe&,
       const Tensor&, const Tensor&, const Maybe&, const Maybe&, double, double, Text, int64_t);
@@ -103,18 +71,14 @@ struct Attention : torch::autograd::Function<Attention> {
     if (!dy[0].defined() && !dy[1].defined()) return variable_list(6);
     const auto x = ctx->get_saved_variables();
     const Maybe d_out = maybe(dy[0]), d_lse = maybe(dy[1]);
-    int64_t need = 0;
-    for (int64_t i = 0; i < 3; i++) need |= (int64_t)ctx->needs_input_grad(i) << i;
+    const int64_t need = needed(ctx, {true, true, true});
     variable_list dx;
-    if (!at::GradMode::is_enabled() && alone() && (!d_out || ordinary(*d_out)) && (!d_lse || ordinary(*d_lse))) {
+    if (final(dy)) {
       at::AutoDispatchBelowADInplaceOrView below;
       dx = direct(x, d_out, d_lse, need);
     }
     if (dx.empty()) dx = general(x, d_out, d_lse, need);
-    for (int64_t i = 0; i < 3; i++)
-      if (!(need >> i & 1)) dx[i] = Tensor();
-    dx.resize(6);
-    return dx;
+    return wanted(std::move(dx), need, 6);
   }
 };
 

@@ -19,7 +19,7 @@ from ..._core.dispatch import Call
 from ..._core.kinds import FLOATS, broken, lost, wide
 from ..._core.philox import threshold
 from . import sparse_attention
-from .library import autograd, isa
+from .library import detail, swift
 from .mask import Counted, counted
 
 Maybe = Tensor | None
@@ -27,8 +27,7 @@ Group = Sequence[Maybe]
 Groups = Sequence[Group]
 Results = Sequence[Any]
 
-SWIFT = None if isinstance(autograd(), str) else autograd()
-DETAIL = isa() if SWIFT else f"{isa()}; reverse mode in Python, for {autograd()}"
+DETAIL, SWIFT = detail(), swift("attention")
 BARE, BARE_BACKWARD, FORWARD, DUAL, BACKWARD, JVP, HVP, JVP2 = (
     getattr(torch.ops.xfn_cpu, f"attention_{member}").default
     for member in ("bare", "bare_backward", "forward", "dual", "backward", "jvp", "hvp", "jvp2")

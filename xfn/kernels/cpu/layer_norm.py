@@ -4,10 +4,12 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from .rows import DETAIL as DETAIL
+from .library import detail, swift
 from .rows import NORM, NORM_BACKWARD, Maybe, Parts, bits, cotangent
 from .rows import certain as certain
 from .rows import supports as supports
+
+DETAIL, SWIFT = detail(), swift("layer_norm")
 
 Group = Sequence[Maybe]
 

@@ -18,8 +18,8 @@ RELEASE = torch.__version__.partition("+")[0]
 
 
 @cache
-def autograd() -> Any:
-    """The op of the library for autograd, or why there is none: torch's autograd has no stable ABI, so there is a file
+def autograd() -> str:
+    """Loads the library for autograd, or says why there is none: torch's autograd has no stable ABI, so there is a file
     for each release."""
     path = PATH.with_name(f"_autograd.{RELEASE}.so")
     try:
@@ -27,7 +27,17 @@ def autograd() -> Any:
     except ImportError as error:
         return str(error)
     torch.ops.load_library(path)
-    return torch.ops.xfn_autograd.attention.default
+    return ""
+
+
+def swift(name: str) -> Any:
+    """The op of that library that does the plainest calls without Python, if there is one."""
+    return None if autograd() else getattr(torch.ops.xfn_autograd, name).default
+
+
+def detail() -> str:
+    """The instruction set, and what is slower than it could be."""
+    return f"{isa()}; reverse mode in Python, for {autograd()}" if autograd() else isa()
 
 
 @cache

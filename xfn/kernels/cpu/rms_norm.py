@@ -3,9 +3,11 @@
 from functools import partial
 
 from . import layer_norm
-from .rows import DETAIL as DETAIL
+from .library import detail, swift
 from .rows import certain as certain
 from .rows import supports as supports
+
+DETAIL, SWIFT = detail(), swift("rms_norm")
 
 forward = partial(layer_norm.forward, centered=False)
 backward = partial(layer_norm.backward, centered=False)

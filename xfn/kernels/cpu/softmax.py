@@ -6,10 +6,12 @@ import torch
 from torch import Tensor
 
 from ..._core.shapes import broadcast
-from .rows import DETAIL as DETAIL
+from .library import detail, swift
 from .rows import SOFTMAX, SOFTMAX_BACKWARD, Maybe, Parts
 from .rows import certain as certain
 from .rows import supports as supports
+
+DETAIL, SWIFT = detail(), swift("softmax")
 
 Group = Sequence[Maybe]
 

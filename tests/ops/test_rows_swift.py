@@ -1,0 +1,153 @@
+"""The plainest calls of norms and softmaxes are C++ from end to end: to the bit what the road through Python gives."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad, grad
+
+import xfn
+from xfn._core.dispatch import module
+from xfn.ops.layer_norm import LAYER_NORM
+from xfn.ops.log_softmax import LOG_SOFTMAX
+from xfn.ops.rms_norm import RMS_NORM
+from xfn.ops.softmax import SOFTMAX
+
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+OPS: dict[str, tuple[Any, Callable[..., Tensor], int]] = {
+    "layer_norm": (LAYER_NORM, lambda x, w, b, **how: xfn.layer_norm({"weight": w, "bias": b}, x, **how), 2),
+    "layer_norm of a weight": (LAYER_NORM, lambda x, w, **how: xfn.layer_norm({"weight": w}, x, **how), 1),
+    "layer_norm of a bias": (LAYER_NORM, lambda x, b, **how: xfn.layer_norm({"bias": b}, x, **how), 1),
+    "layer_norm alone": (LAYER_NORM, lambda x, **how: xfn.layer_norm({}, x, **how), 0),
+    "rms_norm": (RMS_NORM, lambda x, w, **how: xfn.rms_norm({"weight": w}, x, 1e-3, **how), 1),
+    "rms_norm alone": (RMS_NORM, lambda x, **how: xfn.rms_norm({}, x, **how), 0),
+    "softmax": (SOFTMAX, xfn.softmax, 0),
+    "log_softmax": (LOG_SOFTMAX, xfn.log_softmax, 0),
+}
+OP = pytest.mark.parametrize("op", OPS)
+
+try:
+    MISSING = LAYER_NORM.swift is None and f"no library: {getattr(module('cpu', 'layer_norm'), 'DETAIL', '')}"
+except ImportError as error:
+    MISSING = str(error)
+pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"there is nothing to test: {MISSING}")
+
+
+def operands(op: str, dtype: torch.dtype = torch.float32, batch: tuple[int, ...] = (2, 3)) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(*batch, 19), *[(19,)] * OPS[op][2]]
+    return [torch.randn(shape, generator=generator).to(dtype).requires_grad_() for shape in shapes]
+
+
+def roads(op: str, x: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """By the short road, and by the one that a named backend takes."""
+    call = OPS[op][1]
+    return call(*x), call(*x, backend="cpu")
+
+
+def same(got: Any, want: Any) -> None:
+    for a, b in zip(got, want, strict=True):
+        assert (a.dtype, a.shape) == (b.dtype, b.shape)
+        assert torch.equal(a.nan_to_num(7.0), b.nan_to_num(7.0))
+
+
+@OP
+@pytest.mark.parametrize("batch", [(5,), (2, 3)], ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_value_and_gradient_are_the_same_bits(op: str, dtype: torch.dtype, batch: tuple[int, ...]) -> None:
+    x = operands(op, dtype, batch)
+    short, long = roads(op, x)
+    assert ["Short" in y.grad_fn.name() for y in (short, long)] == [False, True]  # type: ignore[union-attr]
+    same([short], [long])
+    for dy in (torch.randn_like(short), torch.ones(()).to(dtype).expand(short.shape)):
+        same(*(grad(y, x, dy, retain_graph=True) for y in (short, long)))
+    for quiet in (torch.no_grad(), torch.inference_mode()):
+        with quiet:
+            same([OPS[op][1](*x)], [long])
+
+
+@OP
+def test_a_view_and_a_line_of_sums_are_taken_as_they_are(op: str) -> None:
+    x, *lines = operands(op, torch.bfloat16)
+    given = [x.detach().mT.contiguous().mT.requires_grad_(), *(t.detach().float().requires_grad_() for t in lines)]
+    short, long = roads(op, given)
+    same([short], [long])
+    same(*(grad(y.square().sum(), given) for y in (short, long)))
+
+
+@OP
+def test_only_what_is_wanted_is_returned(op: str) -> None:
+    for wanted in range(1 + OPS[op][2]):
+        x = [t.detach().requires_grad_(i == wanted) for i, t in enumerate(operands(op))]
+        same(*(grad(y.square().sum(), x[wanted]) for y in roads(op, x)))
+
+
+@OP
+def test_the_second_order_is_the_family_s(op: str) -> None:
+    x = operands(op, torch.float64)
+    short, long = roads(op, x)
+
+    def twice(y: Tensor) -> Any:
+        first = grad(y.sin().sum(), x, create_graph=True)
+        return grad(sum(g.square().sum() for g in first), x, allow_unused=True, materialize_grads=True)
+
+    same(twice(short), twice(long))
+
+
+@OP
+def test_is_grads_batched_is_mapped(op: str) -> None:
+    x = operands(op)
+    dy = torch.randn(3, 2, 3, 19)
+    for a, b in zip(*(grad(y, x, dy, is_grads_batched=True) for y in roads(op, x)), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def declined() -> dict[str, tuple[Any, ...]]:
+    """Calls of layer_norm that hold what only Python knows, or that are to raise there."""
+    x, w, b = (t.detach() for t in operands("layer_norm"))
+    return {
+        "width": (x, w[:4], b, 1e-5),
+        "rank": (x, w[None], b, 1e-5),
+        "a number": (x.sum(), None, None, 1e-5),
+        "nothing": (x[:0], w, b, 1e-5),
+        "dtypes": (x, w.double(), b, 1e-5),
+        "integers": (x.long(), None, None, 1e-5),
+        "not finite": (x, w, b, float("inf")),
+        "negated views": (torch.randn(3, 19, dtype=torch.cfloat).conj().imag, w, b, 1e-5),
+        "sparse": (x.to_sparse(), w, b, 1e-5),
+        "elsewhere": (x.to("meta"), None, None, 1e-5),
+    }
+
+
+@pytest.mark.parametrize("name", declined())
+def test_any_other_call_is_declined(name: str) -> None:
+    assert LAYER_NORM.swift is not None
+    assert LAYER_NORM.swift(*declined()[name]) is None
+
+
+@OP
+def test_a_call_is_declined_where_something_is_on(op: str) -> None:
+    (x, *lines), call = operands(op), OPS[op][1]
+    assert "CppFunction" in str(call(x, *lines).grad_fn)
+    with torch.autocast("cpu"):
+        assert "CppFunction" not in str(call(x, *lines).grad_fn)
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(x.detach(), torch.ones_like(x))
+        tangent = forward_ad.unpack_dual(call(dual, *lines)).tangent
+    assert tangent is not None
+
+
+@OP
+def test_what_is_saved_is_watched(op: str) -> None:
+    x = operands(op)
+    y = OPS[op][1](*x)
+    same(grad(y.sum(), x, retain_graph=True), grad(y.sum(), x))
+    with pytest.raises(RuntimeError, match="second time"):
+        grad(y.sum(), x)
+    y = OPS[op][1](*x)
+    with torch.no_grad():
+        x[0].mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        grad(y.sum(), x)

@@ -1,0 +1,127 @@
+// The plainest calls of norms and softmaxes without Python, reverse mode included: rows of one batch, and what they
+// share, if anything, in one line. Any other call gets nothing back, and takes the road through Python.
+#include <cmath>
+#include "swift.h"
+
+namespace {
+
+using namespace swift;
+
+struct Norm : torch::autograd::Function<Norm> {
+  static constexpr bool is_traceable = true;
+
+  static Tensor run(const Tensor& x, const Maybe& weight, const Maybe& bias, double eps, bool centered) {
+    using F = Tensor(const Tensor&, const Maybe&, const Maybe&, int64_t, double, bool);
+    static const auto kernel = op<F>("xfn_cpu::norm");
+    at::AutoDispatchBelowADInplaceOrView below;
+    return kernel.call(x, weight, bias, 0, eps, centered);
+  }
+
+  static Tensor forward(AutogradContext* ctx, const Tensor& x, const Maybe& weight, const Maybe& bias, double eps,
+                        bool centered) {
+    Tensor y = run(x, weight, bias, eps, centered);
+    ctx->save_for_backward({x, weight.value_or(Tensor()), bias.value_or(Tensor()), y});
+    ctx->saved_data["eps"] = eps, ctx->saved_data["centered"] = centered;
+    ctx->set_materialize_grads(false);
+    return y;
+  }
+
+  static variable_list backward(AutogradContext* ctx, const variable_list& dy) {
+    if (!dy[0].defined()) return variable_list(5);
+    const auto saved = ctx->get_saved_variables();
+    const Tensor &x = saved[0], &y = saved[3];
+    const Maybe weight = maybe(saved[1]), bias = maybe(saved[2]);
+    const double eps = ctx->saved_data["eps"].toDouble();
+    const bool centered = ctx->saved_data["centered"].toBool();
+    const int64_t need = needed(ctx, {true, weight.has_value(), bias.has_value()});
+    if (final(dy)) {
+      using F = std::tuple<Tensor, Tensor, Tensor>(const Tensor&, const Maybe&, const Maybe&, const Tensor&, int64_t,
+                                                   double, bool, int64_t);
+      static const auto kernel = op<F>("xfn_cpu::norm_backward");
+      at::AutoDispatchBelowADInplaceOrView below;
+      auto [dx, dw, db] = kernel.call(x, weight, bias, dy[0], 0, eps, centered, need);
+      return wanted({dx, dw, db}, need, 5);
+    }
+    if (centered) {
+      using F = std::tuple<Tensor, Tensor, Tensor>(const Tensor&, const Maybe&, const Maybe&, const Tensor&,
+                                                   const Maybe&, double, Text, int64_t);
+      static const auto family = op<F>("xfn::layer_norm_backward");
+      auto [dx, dw, db] = family.call(x, weight, bias, y, dy[0], eps, {}, need);
+      return wanted({dx, dw, db}, need, 5);
+    }
+    using F =
+        std::tuple<Tensor, Tensor>(const Tensor&, const Maybe&, const Tensor&, const Maybe&, double, Text, int64_t);
+    static const auto family = op<F>("xfn::rms_norm_backward");
+    auto [dx, dw] = family.call(x, weight, y, dy[0], eps, {}, need);
+    return wanted({dx, dw}, need, 5);
+  }
+};
+
+struct Softmax : torch::autograd::Function<Softmax> {
+  static constexpr bool is_traceable = true;
+
+  static Tensor run(const Tensor& x, bool logarithm) {
+    using F = Tensor(const Tensor&, const Maybe&, const Maybe&, int64_t, bool);
+    static const auto kernel = op<F>("xfn_cpu::softmax");
+    at::AutoDispatchBelowADInplaceOrView below;
+    return kernel.call(x, {}, {}, 0, logarithm);
+  }
+
+  static Tensor forward(AutogradContext* ctx, const Tensor& x, bool logarithm) {
+    Tensor y = run(x, logarithm);
+    ctx->save_for_backward({x, y});
+    ctx->saved_data["logarithm"] = logarithm;
+    ctx->set_materialize_grads(false);
+    return y;
+  }
+
+  static variable_list backward(AutogradContext* ctx, const variable_list& dy) {
+    if (!dy[0].defined()) return variable_list(2);
+    const auto saved = ctx->get_saved_variables();
+    const bool logarithm = ctx->saved_data["logarithm"].toBool();
+    if (final(dy)) {
+      using F = Tensor(const Tensor&, const Tensor&, bool);
+      static const auto kernel = op<F>("xfn_cpu::softmax_backward");
+      at::AutoDispatchBelowADInplaceOrView below;
+      return {kernel.call(saved[1], dy[0], logarithm), Tensor()};
+    }
+    using F = Tensor(const Tensor&, const Maybe&, const Maybe&, const Tensor&, const Maybe&, Text, int64_t);
+    static const auto family = op<F>("xfn::softmax_backward"), log_family = op<F>("xfn::log_softmax_backward");
+    return {(logarithm ? log_family : family).call(saved[0], {}, {}, saved[1], dy[0], {}, 1), Tensor()};
+  }
+};
+
+bool rows(const Tensor& x, int64_t rank) {
+  return alone() && ordinary(x) && floating(x.scalar_type()) && x.dim() >= rank && x.numel();
+}
+// Whether t is a line that rows of x share, in their dtype or that of their sums; or absent.
+bool shared(const Maybe& t, const Tensor& x) {
+  if (!t) return true;
+  const bool fits = t->scalar_type() == x.scalar_type() || (t->scalar_type() == at::kFloat && x.element_size() < 4);
+  return fits && ordinary(*t) && t->dim() == 1 && t->size(0) == x.size(-1);
+}
+
+Tensor norm(const Tensor& x, const Maybe& weight, const Maybe& bias, double eps, bool centered) {
+  if (!rows(x, 1) || !shared(weight, x) || !shared(bias, x) || !std::isfinite(eps)) return {};
+  const auto varies = [](const Maybe& t) { return t && t->requires_grad(); };
+  return recording() && (varies(x) || varies(weight) || varies(bias)) ? Norm::apply(x, weight, bias, eps, centered)
+                                                                      : Norm::run(x, weight, bias, eps, centered);
+}
+Tensor layer_norm(const Tensor& x, const Maybe& weight, const Maybe& bias, double eps) {
+  return norm(x, weight, bias, eps, true);
+}
+Tensor rms_norm(const Tensor& x, const Maybe& weight, double eps) { return norm(x, weight, {}, eps, false); }
+
+template <bool logarithm> Tensor softmax(const Tensor& x) {
+  if (!rows(x, 2)) return {};
+  return recording() && x.requires_grad() ? Softmax::apply(x, logarithm) : Softmax::run(x, logarithm);
+}
+
+}  // namespace
+
+TORCH_LIBRARY_FRAGMENT(xfn_autograd, m) {
+  m.def("layer_norm(Tensor x, Tensor? weight, Tensor? bias, float eps) -> Tensor", &layer_norm);
+  m.def("rms_norm(Tensor x, Tensor? weight, float eps) -> Tensor", &rms_norm);
+  m.def("softmax(Tensor x) -> Tensor", &softmax<false>);
+  m.def("log_softmax(Tensor x) -> Tensor", &softmax<true>);
+}

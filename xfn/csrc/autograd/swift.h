@@ -1,0 +1,69 @@
+// What the plainest calls of ops share: who may take the road without Python.
+//
+// torch's autograd has no stable ABI, so this library is for one release of torch, which its file is named after.
+#pragma once
+
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <torch/csrc/autograd/custom_function.h>
+#include <torch/library.h>
+
+namespace swift {
+
+using at::Tensor;
+using Maybe = std::optional<Tensor>;
+using Text = std::optional<c10::string_view>;
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+constexpr auto AUTOGRAD = c10::autograd_dispatch_keyset_with_ADInplaceOrView;
+
+template <class F> c10::TypedOperatorHandle<F> op(const char* name) {
+  return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<F>();
+}
+
+// Whether the dispatcher would find nothing else to do: no transform, mode, tracing or autocast.
+inline bool alone() {
+  const auto on = c10::impl::tls_local_dispatch_key_set();
+  return on.included_ - AUTOGRAD == c10::default_included_set - AUTOGRAD &&
+         on.excluded_ - AUTOGRAD == c10::default_excluded_set;
+}
+// Whether autograd looks on: it does not inside the kernel of another op.
+inline bool recording() {
+  return at::GradMode::is_enabled() && !c10::impl::tls_is_dispatch_key_excluded(c10::DispatchKey::AutogradCPU);
+}
+// Whether nothing hides behind a tensor, not even a tangent; nor behind one that is absent.
+inline bool ordinary(const Tensor& t) {
+  if (!t.defined()) return true;
+  const auto keys = t.key_set() - AUTOGRAD - c10::autocast_dispatch_keyset;
+  return keys == c10::DispatchKeySet(c10::DispatchKey::CPU) && !t._fw_grad(0).defined();
+}
+// Whether nobody differentiates again what is made of these cotangents.
+inline bool final(const variable_list& dy) {
+  bool all = !at::GradMode::is_enabled() && alone();
+  for (const Tensor& t : dy) all = all && ordinary(t);
+  return all;
+}
+
+inline bool floating(at::ScalarType dtype) {
+  return dtype == at::kFloat || dtype == at::kBFloat16 || dtype == at::kHalf || dtype == at::kDouble;
+}
+inline Maybe maybe(const Tensor& t) { return t.defined() ? Maybe(t) : Maybe(); }
+
+// A bit for each of the first inputs whose gradient is wanted, of those that were `given`: autograd counts no others.
+inline int64_t needed(AutogradContext* ctx, std::initializer_list<bool> given) {
+  int64_t need = 0, input = 0, edge = 0;
+  for (const bool some : given) {
+    if (some) need |= (int64_t)ctx->needs_input_grad(edge++) << input;
+    input++;
+  }
+  return need;
+}
+// Those gradients, among all `inputs` of a call.
+inline variable_list wanted(variable_list dx, int64_t need, size_t inputs) {
+  for (size_t i = 0; i < dx.size(); i++)
+    if (!(need >> i & 1)) dx[i] = Tensor();
+  dx.resize(inputs);
+  return dx;
+}
+
+}  // namespace swift
