@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch.utils import _pytree as tree
 
 import xfn
@@ -15,7 +17,7 @@ from xfn._core import kernel
 from xfn._core.case import Case
 from xfn._core.errors import ShapeError
 from xfn._core.pytree import pytree, static
-from xfn._core.shapes import Signature
+from xfn._core.shapes import Signature, broadcast
 from xfn.info import primitives
 
 
@@ -116,6 +118,17 @@ def test_a_signature_reads_letters() -> None:
     assert [o.wide for o in signature.outputs] == [False, True]
     with pytest.raises(ShapeError, match=r"key \[\.\.\., 2\] has 2=3, but it must be 2"):
         signature.check({"q": torch.ones(2, 3), "key": torch.ones(3)})
+
+
+@given(st.lists(st.lists(st.integers(0, 3), max_size=4).map(tuple), max_size=4))
+def test_shapes_broadcast_as_torch_s_do(shapes: list[tuple[int, ...]]) -> None:
+    try:
+        want = tuple(torch.broadcast_shapes(*shapes))
+    except RuntimeError:
+        with pytest.raises(ShapeError, match="do not broadcast"):
+            broadcast(shapes)
+    else:
+        assert broadcast(shapes) == want
 
 
 def test_the_version_is_the_package_s() -> None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from .errors import ShapeError
 
@@ -128,7 +129,14 @@ def broadcast(shapes: Iterable[Shape]) -> Shape:
     ranked = [shape for shape in shapes if shape]
     if all(shape == ranked[0] for shape in ranked):
         return tuple(ranked[0]) if ranked else ()
-    return tuple(torch.broadcast_shapes(*ranked))
+    if is_compiling() or any(type(n) is not int for shape in ranked for n in shape):
+        return tuple(torch.broadcast_shapes(*ranked))  # which knows symbols, in fifty calls of Python
+    longest = max(map(len, ranked))
+    padded = [(1,) * (longest - len(shape)) + tuple(shape) for shape in ranked]
+    sizes = [set(size) - {1} for size in zip(*padded, strict=True)]
+    if any(len(size) > 1 for size in sizes):
+        raise ShapeError(f"shapes do not broadcast: {', '.join(str(list(shape)) for shape in ranked)}")
+    return tuple([size.pop() if size else 1 for size in sizes])
 
 
 def batch_of(operands: Sequence[Operand], tensors: Sequence[Tensor | None]) -> Shape:
