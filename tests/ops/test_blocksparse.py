@@ -195,6 +195,12 @@ RIGHT = layout.dense(64, 96, block=16)
             ValueError,
             "q is on cpu, but the layout is on meta: write layout.to(q.device)",
         ),
+        (lambda: xfn.blocksparse_attention(RIGHT, 1, K, K), TypeError, "q is a int, but must be a torch.Tensor"),
+        (
+            lambda: xfn.blocksparse_attention(RIGHT, Q, K, None),
+            TypeError,
+            "v is a NoneType, but must be a torch.Tensor",
+        ),
         (
             lambda: xfn.blocksparse_attention(RIGHT, Q, K, K, torch.ones(64, 64).bool()),
             ShapeError,

@@ -127,6 +127,16 @@ def test_any_other_call_is_declined(name: str) -> None:
     assert LAYER_NORM.swift(*declined()[name]) is None
 
 
+@pytest.mark.parametrize("wrong", [5, 0.5, None, "a word"], ids=str)
+def test_what_is_no_tensor_gets_our_own_error(wrong: Any) -> None:
+    x, w = (t.detach() for t in operands("rms_norm"))
+    with pytest.raises(TypeError, match=f"weight is a {type(wrong).__name__}, but must be a torch.Tensor"):
+        xfn.layer_norm({"weight": wrong, "bias": w}, x)
+    for call in (lambda: xfn.rms_norm({"weight": w}, wrong), lambda: xfn.softmax(wrong)):
+        with pytest.raises(TypeError, match=f"x is a {type(wrong).__name__}, but must be a torch.Tensor"):
+            call()
+
+
 @OP
 def test_a_call_is_declined_where_something_is_on(op: str) -> None:
     (x, *lines), call = operands(op), OPS[op][1]

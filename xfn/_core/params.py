@@ -44,11 +44,14 @@ def tree(leaves: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def listed(params: Mapping[str, Any], *names: str) -> list[Any] | None:
-    """What a dict has by these names, None for what it lacks; nothing where it is no dict, or has others."""
+    """The tensors of a dict by these names, None for what it lacks; nothing where it is no dict, or has others."""
     if type(params) is not dict:
         return None
     found = [params.get(name) for name in names]
-    return found if len(params) == sum([t is not None for t in found]) else None
+    return found if len(params) == sum([type(t) in TENSORS for t in found]) else None
+
+
+KINDS = TENSORS | {type(None)}
 
 
 class Kind(NamedTuple):
@@ -75,10 +78,12 @@ def taken(
     given = leaves(params)
     tensors = {**data, **given}
     flat = tuple(tensors.values())
-    if plain(flat) and TENSORS.issuperset(map(type, given.values())):
+    known = TENSORS.issuperset(map(type, given.values())) and KINDS.issuperset(map(type, data.values()))
+    if known and plain(flat):
         kinds = tuple([None if t is None else (t.shape, t.dtype, t.device) for t in flat])
         return tensors, *_known(op, signature, mixed, len(data), tuple(tensors), kinds)
     _check_names(op, signature, list(data), list(given))
+    _check_present(signature, tensors)
     present = {name: t for name, t in tensors.items() if t is not None or name in given}
     check_tensors(present)
     if not mixed:
@@ -92,9 +97,14 @@ def _known(
 ) -> tuple[Mapping[str, int], Shape]:
     """What tensors of such kinds come to; the same call with others of them needs no second look."""
     _check_names(op, signature, names[:data], names[data:])
-    known = [None if kind is None else Kind(*kind) for kind in kinds]
-    sizes, batch = _check(op, signature, mixed, data, dict(zip(names, known, strict=True)))
+    known = dict(zip(names, [None if kind is None else Kind(*kind) for kind in kinds], strict=True))
+    _check_present(signature, known)
+    sizes, batch = _check(op, signature, mixed, data, known)
     return MappingProxyType(dict(sizes)), batch
+
+
+def _check_present(signature: Signature, tensors: Mapping[str, Any]) -> None:
+    check_tensors({o.name: None for o in signature.operands if not o.optional and tensors.get(o.name) is None})
 
 
 def _check_names(op: str, signature: Signature, data: Sequence[str], given: Sequence[str]) -> None:
