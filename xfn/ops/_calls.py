@@ -10,6 +10,7 @@ from .. import random
 from .._core.case import Case, beside
 from .._core.errors import KeyRequired, ShapeError
 from .._core.kinds import FLOATS, autocast, check_kinds, check_number, check_probability, check_tensors
+from .._core.levels import TENSORS
 from .._core.shapes import Shape, Signature, check_groups
 from ..bias import Bias
 
@@ -51,13 +52,16 @@ def settled(
     return key, {"p": p, "scale": scale}
 
 
-def simple(p: float, scale: float | None, key: Tensor | None, backend: str | None) -> bool:
-    """Whether a call asks for nothing but attention."""
-    return key is None and scale is None and backend is None and type(p) is float and p == 0
+def simple(
+    q: Tensor, k: Tensor, v: Tensor, p: float, scale: float | None, key: Tensor | None, backend: str | None
+) -> bool:
+    """Whether a call asks for nothing but attention, of tensors behind which nothing hides."""
+    absent = key is None and scale is None and backend is None and type(p) is float and p == 0
+    return absent and TENSORS.issuperset(map(type, (q, k, v)))
 
 
 def fit(q: Tensor, k: Tensor, v: Tensor) -> bool:
-    """Whether their shapes, dtypes and devices need no closer look."""
+    """Whether the shapes, dtypes and devices of these tensors need no closer look."""
     return _fit(q.shape, k.shape, v.shape, q.dtype, k.dtype, v.dtype, q.device, k.device, v.device)
 
 

@@ -24,7 +24,7 @@ from .. import random
 from .._core import tables
 from .._core.case import Case, beside
 from .._core.errors import ShapeError
-from .._core.levels import TENSORS, plain
+from .._core.levels import plain
 from .._core.primitive import Primitive
 from .._core.shapes import Signature
 from ..bias import Bias
@@ -111,8 +111,8 @@ def blocksparse_attention_with_lse(
             f"a layout is an xfn.layout.Layout, but got {type(layout).__name__}: write layout.from_mask(mask)"
         )
     tiles, lists = _tables(layout)
-    known = simple(p, scale, key, backend) and TENSORS.issuperset(map(type, (q, k, v)))
-    found = bounds(bias, q, k) if known and plain((q, k, v, *tiles)) and fit(q, k, v) else None
+    short = simple(q, k, v, p, scale, key, backend) and plain((q, k, v, *tiles)) and fit(q, k, v)
+    found = bounds(bias, q, k) if short else None
     if found is None:
         operands, options = checked(q, k, v, bias, p, scale, key)
     (M, H), N = q.shape[-3:-1], k.shape[-3]
