@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,8 +30,9 @@ def python(program: str, **environment: str) -> str:
     return run.stdout
 
 
-def test_importing_is_quick_and_brings_nothing_heavy() -> None:
-    """In seconds of the processor, best of three; to look through what torch has allocated is not our time."""
+def test_importing_is_quick_and_brings_nothing_heavy(tmp_path: Path) -> None:
+    """In seconds of the processor, best of five, from bytecode, as where xfn is installed; to look through what torch
+    has allocated is not our time."""
     program = """
 import gc, sys, time
 import torch
@@ -41,7 +43,8 @@ took = time.process_time() - start
 new = set(sys.modules) - before
 print(took, any(m.split(".")[0] == "triton" or m.startswith("xfn.kernels.") or m == "xfn._C" for m in new))
 """
-    runs = [python(program).split() for _ in range(3)]
+    bytecode = {"PYTHONPYCACHEPREFIX": str(tmp_path), "PYTHONDONTWRITEBYTECODE": ""}
+    runs = [python(program, **bytecode).split() for _ in range(5)]
     assert min(float(took) for took, _ in runs) < 0.2
     assert {heavy for _, heavy in runs} == {"False"}
 

@@ -1,7 +1,6 @@
 """The value: live tiles, the bits of partial ones, and the look-up tables, built with it."""
 
 from collections.abc import Callable, Sequence
-from fractions import Fraction
 
 import torch
 from torch import Tensor
@@ -82,7 +81,7 @@ class Layout:
     @property
     def density(self) -> float:
         """The part of the tiles that are live."""
-        return float(Fraction(int(self.blocks.sum()), max(1, self.blocks.numel())))
+        return int(self.blocks.sum()) / max(1, self.blocks.numel())
 
     def __and__(self, other: "Layout") -> "Layout":
         return self._joined(other, union=False)
