@@ -10,6 +10,7 @@ import os
 import platform
 import subprocess
 import tomllib
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -144,14 +145,15 @@ class Wheel(bdist_wheel):
         return "py3", "none", super().get_tag()[2]
 
 
-def library(name: str, files: list[str]) -> Extension:
-    """Optional: what is not built is not copied either."""
+def library(name: str, files: list[str], beside: Sequence[str] = ()) -> Extension:
+    """Of these files, and of headers of those. Optional: what is not built is not copied either."""
     sources = [f for f in files if f.endswith((".cpp", ".cu"))]
-    return Extension(name, sources, depends=[f for f in files if f not in sources], optional=True)
+    depends = [f for f in (*files, *beside) if not f.endswith((".cpp", ".cu"))]
+    return Extension(name, sources, depends=depends, optional=True)
 
 
 if __name__ == "__main__":
     setup(
-        ext_modules=[library("xfn._cpu", CPU), library("xfn._cuda", CUDA), library("xfn._autograd", AUTOGRAD)],
+        ext_modules=[library("xfn._cpu", CPU), library("xfn._cuda", CUDA), library("xfn._autograd", AUTOGRAD, CPU)],
         cmdclass={"build_ext": Build, "bdist_wheel": Wheel},
     )

@@ -81,6 +81,7 @@ def test_info_names_every_backend() -> None:
         (torch._C, "_AutoDispatchBelowAutograd"),
         (torch._C, "_after_autograd_keyset"),
         (torch._C, "_DisableAutocast"),
+        (torch.ops.aten.add.Tensor, "_op"),
         (torch.autograd.forward_ad, "_set_fwd_grad_enabled"),
         (torch._VF, "_unpack_dual"),
         (torch._VF, "_make_dual"),

@@ -1,4 +1,4 @@
-"""The plainest calls of attention go from end to end in C++: to the bit what the road through Python gives."""
+"""The plainest calls of attention, also over layouts, go whole in C++: to the bit what Python's road gives."""
 
 import os
 import subprocess
@@ -13,12 +13,23 @@ from torch.autograd import forward_ad, grad
 
 import xfn
 from xfn import bias as biases
+from xfn import layout as layouts
+from xfn import random
 from xfn._core.dispatch import module
+from xfn.layout import Layout
 from xfn.ops.attention import ATTENTION, attention_with_lse
+from xfn.ops.blocksparse import BLOCKSPARSE, _tables, blocksparse_attention_with_lse
 
 ROOT = Path(__file__).parent.parent.parent
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 BIASES = {"no bias": None, "causal": biases.causal(), "window": biases.local(1, 2)}
+LAYOUTS = {
+    "no layout": None,
+    "causal tiles": layouts.causal(9, block=8),
+    "an empty row": Layout(torch.tensor([[0, 0], [1, 1]]).bool(), 8, (9, 9)),
+    "tiles of each head": layouts.random(9, block=8, density=0.5, heads=4, key=random.key(0)),
+    "bits": layouts.from_mask(random.bernoulli(random.key(1), 0.5, (4, 9, 9)), block=8),
+}
 
 try:
     MISSING = ATTENTION.swift is None and f"no library: {getattr(module('cpu', 'attention'), 'DETAIL', '')}"
@@ -42,29 +53,42 @@ def same(got: Any, want: Any) -> None:
         assert (a is None and b is None) or (a.dtype == b.dtype and torch.equal(a.nan_to_num(7.0), b.nan_to_num(7.0)))
 
 
-def roads(x: list[Tensor], bias: Any) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+Pair = tuple[Tensor, Tensor]
+
+
+def attend(x: list[Tensor], bias: Any, layout: Layout | None, **options: Any) -> Pair:
+    """out and lse: by the short road, if there are no options."""
+    if layout is None:
+        return attention_with_lse(*x, bias, **options)
+    return blocksparse_attention_with_lse(layout, *x, bias, **options)
+
+
+def roads(x: list[Tensor], bias: Any, layout: Layout | None = None) -> tuple[Pair, Pair]:
     """out and lse by the short road, and by the one that a named backend takes."""
-    return attention_with_lse(*x, bias), attention_with_lse(*x, bias, backend="cpu")
+    return attend(x, bias, layout), attend(x, bias, layout, backend="cpu")
 
 
 @pytest.mark.parametrize("spoilt", [False, True], ids=["finite", "spoilt"])
 @pytest.mark.parametrize("batch", [(), (3,), (2, 3)], ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("bias", BIASES.values(), ids=BIASES.keys())
-def test_value_and_gradient_are_the_same_bits(bias: Any, dtype: torch.dtype, batch: Any, spoilt: bool) -> None:
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())
+def test_value_and_gradient_are_the_same_bits(
+    layout: Layout | None, bias: Any, dtype: torch.dtype, batch: Any, spoilt: bool
+) -> None:
     x = operands(dtype, *batch, spoilt=spoilt)
-    short, long = roads(x, bias)
+    short, long = roads(x, bias, layout)
     swift = "Attention" in short[0].grad_fn.name()  # type: ignore[union-attr]
-    assert swift == (bias is None or not spoilt)  # what a mask hides is made clean by Python
+    assert swift == ((bias is None and layout is None) or not spoilt)  # what a mask hides is made clean by Python
     same(short, long)
     dy = [torch.randn_like(y) for y in short]
     for some in ([0], [1], [0, 1]):
         pick = lambda ts, some=some: [ts[i] for i in some]
         same(*(grad(pick(y), x, pick(dy), retain_graph=True, allow_unused=True) for y in (short, long)))
     with torch.no_grad():
-        same(attention_with_lse(*x, bias), long)
+        same(attend(x, bias, layout), long)
     with torch.inference_mode():
-        same(attention_with_lse(*x, bias), long)
+        same(attend(x, bias, layout), long)
 
 
 @pytest.mark.parametrize("wanted", [(0,), (1,), (2,), (0, 2), (1, 2)], ids=str)
@@ -75,9 +99,10 @@ def test_only_what_is_wanted_is_returned(wanted: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize("bias", BIASES.values(), ids=BIASES.keys())
-def test_the_second_order_is_the_family_s(bias: Any) -> None:
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())
+def test_the_second_order_is_the_family_s(layout: Layout | None, bias: Any) -> None:
     x = operands(torch.float64, 2)
-    short, long = roads(x, bias)
+    short, long = roads(x, bias, layout)
 
     def twice(y: tuple[Tensor, Tensor]) -> Any:
         first = grad(y[0].square().sum() + y[1].sin().sum(), x, create_graph=True)
@@ -86,10 +111,11 @@ def test_the_second_order_is_the_family_s(bias: Any) -> None:
     same(twice(short), twice(long))
 
 
-def test_is_grads_batched_is_mapped() -> None:
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())
+def test_is_grads_batched_is_mapped(layout: Layout | None) -> None:
     x = operands()
     dy = torch.randn(3, 9, 4, 5)
-    short, long = roads(x, None)
+    short, long = roads(x, None, layout)
     for a, b in zip(*(grad(y[0], x, dy, is_grads_batched=True) for y in (short, long)), strict=True):
         torch.testing.assert_close(a, b)
 
@@ -117,6 +143,31 @@ def declined() -> dict[str, Any]:
 def test_any_other_call_is_declined(name: str) -> None:
     assert ATTENTION.swift is not None
     assert ATTENTION.swift(*declined()[name], None, None) == (None, None)
+
+
+def tiles(layout: Layout) -> tuple[Any, ...]:
+    """What a layout is told by."""
+    return *_tables(layout), layout.M, layout.N, layout.block
+
+
+def strangers() -> dict[str, Layout]:
+    """Layouts that are of other lengths or heads."""
+    return {
+        "other queries": layouts.causal(10, 9, block=8),
+        "other keys": layouts.causal(9, 10, block=8),
+        "more tiles": layouts.causal(17, block=8),
+        "other heads": layouts.random(9, block=8, density=0.5, heads=3, key=random.key(0)),
+        "elsewhere": layouts.causal(9, block=8).to("meta"),
+    }
+
+
+@pytest.mark.parametrize("name", strangers())
+def test_a_layout_of_other_lengths_is_declined(name: str) -> None:
+    swift, layout = BLOCKSPARSE.swift, strangers()[name]
+    assert swift is not None
+    assert swift(*operands(), None, None, *tiles(layout)) == (None, None)
+    with pytest.raises(ValueError, match="the layout"):
+        blocksparse_attention_with_lse(layout, *operands())
 
 
 def test_a_call_is_declined_where_something_is_on() -> None:

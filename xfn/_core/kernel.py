@@ -17,9 +17,9 @@ calls do not come here at all: see ``Primitive.swift``.
 
 This file and ``levels`` lean on torch's private names: ``_SingleLevelFunction`` with its switch,
 ``_unpack_dual``/``_make_dual``, ``_set_fwd_grad_enabled``, the autograd keysets, vmap's batched tensors, what ``plain``
-asks, and groups of processes by their names. Should a release take one away, an ``autograd.Function`` with
-``setup_context``, ``vmap`` and ``jvp`` is the second road: the same rules fit, but nested forward mode must be sent to
-the reference by hand, and it cannot be compiled inside a transform.
+asks, an op's ``_op``, and groups of processes by their names. Should a release take one away, an
+``autograd.Function`` with ``setup_context``, ``vmap`` and ``jvp`` is the second road: the same rules fit, but nested
+forward mode must be sent to the reference by hand, and it cannot be compiled inside a transform.
 """
 
 import math
@@ -202,6 +202,11 @@ def _unpack(value: Any) -> tuple[Any, Tensor | None]:
         return value, None
     primal, tangent = UNPACK(value, level=0)
     return primal, None if tangent is None or tangent._is_zerotensor() else tangent
+
+
+def unframed(op: Any) -> Callable[..., Any]:
+    """An op of torch without the frame of Python around it, which is a tenth of a short call."""
+    return op._op  # type: ignore[no-any-return]
 
 
 def variable(t: Tensor) -> Tensor:

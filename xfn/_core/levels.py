@@ -62,15 +62,19 @@ def modes() -> bool:
     return bool(_len_torch_dispatch_stack() or _len_torch_function_stack())
 
 
-def overt(args: Args) -> bool:
-    """Whether Python has nothing to add to what the dispatcher knows: no type, compilation, mode or transform of it."""
+def quiet() -> bool:
+    """Whether nothing of Python's is on that the dispatcher would not know of: no compilation, mode or transform."""
     return (
-        PLAIN.issuperset(map(type, args))
-        and not is_compiling()
+        not is_compiling()
         and not _len_torch_dispatch_stack()
         and not _len_torch_function_stack()
         and peek_interpreter_stack() is None
     )
+
+
+def overt(args: Args) -> bool:
+    """Whether it is quiet, and no argument of a type of Python's own."""
+    return PLAIN.issuperset(map(type, args)) and quiet()
 
 
 def looped() -> bool:

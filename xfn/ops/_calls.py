@@ -57,7 +57,7 @@ def simple(
 ) -> bool:
     """Whether a call asks for nothing but attention, of tensors behind which nothing hides."""
     absent = key is None and scale is None and backend is None and type(p) is float and p == 0
-    return absent and TENSORS.issuperset(map(type, (q, k, v)))
+    return absent and type(q) in TENSORS and type(k) in TENSORS and type(v) in TENSORS
 
 
 def fit(q: Tensor, k: Tensor, v: Tensor) -> bool:

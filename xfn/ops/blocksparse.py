@@ -13,6 +13,7 @@ key drops.
 Source: Child, Gray, Radford and Sutskever, "Generating long sequences with sparse transformers" (2019).
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ from .. import random
 from .._core import tables
 from .._core.case import Case, beside
 from .._core.errors import ShapeError
-from .._core.levels import plain
+from .._core.levels import overt, plain
 from .._core.primitive import Primitive
 from .._core.shapes import Signature
 from ..bias import Bias
@@ -110,11 +111,35 @@ def blocksparse_attention_with_lse(
         raise TypeError(
             f"a layout is an xfn.layout.Layout, but got {type(layout).__name__}: write layout.from_mask(mask)"
         )
-    tiles, lists = _tables(layout)
-    short = simple(q, k, v, p, scale, key, backend) and plain((q, k, v, *tiles)) and fit(q, k, v)
-    found = bounds(bias, q, k) if short else None
-    if found is None:
-        operands, options = checked(q, k, v, bias, p, scale, key)
+    tables = _tables(layout)
+    if simple(q, k, v, p, scale, key, backend) and overt(tables):
+        found = _bare(layout, tables, q, k, v, bias)
+        if found is not None:
+            return found
+    operands, options = checked(q, k, v, bias, p, scale, key)
+    _check(layout, q, k)
+    return BLOCKSPARSE.bind(*operands, *tables, **options, block=layout.block, backend=backend)  # type: ignore[return-value]
+
+
+def _bare(
+    layout: Layout, tables: Sequence[Tensor | None], q: Tensor, k: Tensor, v: Tensor, bias: Bias | Tensor | None
+) -> tuple[Tensor, Tensor] | None:
+    """A call with nothing but bounds that are kept, by the shortest road that takes it; None if there is none."""
+    c = bounds(bias, q, k)
+    if c is None:
+        return None
+    if q.is_cpu and (swift := BLOCKSPARSE.swift) is not None:
+        out, lse = swift(q, k, v, c[0], c[1], *tables, layout.M, layout.N, layout.block)
+        if out is not None:
+            return out, lse
+    if plain((q, k, v, *tables)) and fit(q, k, v):
+        _check(layout, q, k)
+        options = {"p": 0.0, "scale": q.shape[-1] ** -0.5, "block": layout.block}
+        return BLOCKSPARSE.direct((q, k, v), (*c, *tables), **options)  # type: ignore[return-value]
+    return None
+
+
+def _check(layout: Layout, q: Tensor, k: Tensor) -> None:
     (M, H), N = q.shape[-3:-1], k.shape[-3]
     if (layout.M, layout.N) != (M, N):
         raise ShapeError(f"the layout is of M={layout.M} and N={layout.N}, but q has M={M} and k has N={N}")
@@ -122,21 +147,17 @@ def blocksparse_attention_with_lse(
         raise ShapeError(f"the layout has H={layout.heads}, but q has H={H} (1 would be shared)")
     if layout.blocks.device != q.device:
         raise ValueError(f"q is on {q.device}, but the layout is on {layout.blocks.device}: write layout.to(q.device)")
-    if found is not None:
-        x, c, scale = (q, k, v), (*found, *tiles, *lists), q.shape[-1] ** -0.5
-        return BLOCKSPARSE.direct(x, c, p=0.0, scale=scale, block=layout.block)  # type: ignore[return-value]
-    return BLOCKSPARSE.bind(  # type: ignore[return-value]
-        *operands, *tiles, *lists, **options, block=layout.block, backend=backend
-    )
 
 
-def _tables(layout: Layout) -> tuple[tuple[Tensor | None, ...], tuple[Tensor, ...]]:
+def _tables(layout: Layout) -> tuple[Tensor | None, ...]:
     """The tiles and their bits, and the lists of its rows and columns."""
     bits, rows, columns = layout.bits, layout.rows, layout.columns
     assert rows is not None
     assert columns is not None
-    lists = (rows.index, rows.counts, rows.order, columns.index, columns.counts, columns.order)
-    return (layout.blocks, *((bits.index, bits.words) if bits else (None, None))), lists
+    return (
+        *(layout.blocks, *((bits.index, bits.words) if bits else (None, None))),
+        *(rows.index, rows.counts, rows.order, columns.index, columns.counts, columns.order),
+    )
 
 
 def reference(

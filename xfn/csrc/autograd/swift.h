@@ -7,10 +7,10 @@
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
+#include "tensors.h"
+
 namespace swift {
 
-using at::Tensor;
-using Maybe = std::optional<Tensor>;
 using Text = std::optional<c10::string_view>;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;

@@ -100,7 +100,7 @@ struct Call {
 
   Tensor out(bool needed = true) { return like(x, p.out, needed); }
   static Tensor like(const Tensor& x, void*& to, bool needed) {
-    Tensor t = make(needed ? Shape(x.sizes().begin(), x.sizes().end()) : Shape{0}, x.scalar_type());
+    Tensor t = make(needed ? shape_of(x) : Shape{0}, x.scalar_type());
     to = needed ? t.mutable_data_ptr() : nullptr;
     return t;
   }
@@ -121,7 +121,7 @@ struct Call {
   Tensor summed(const Tensor& lines, const Maybe& like) const {
     if (lines.dim() == 1 || !like) return lines;
     STD_TORCH_CHECK(like->numel() == p.P * p.E, "a gradient has a line for each part");
-    Tensor to = make(Shape(like->sizes().begin(), like->sizes().end()), lines.scalar_type());
+    Tensor to = make(shape_of(*like), lines.scalar_type());
     to.scalar_type() == ScalarType::Double ? add<double>(lines, to) : add<float>(lines, to);
     return ts::to(to, like->scalar_type());
   }

@@ -9,3 +9,6 @@ from .attention import hvp as hvp
 from .attention import jvp as jvp
 from .attention import jvp2 as jvp2
 from .attention import supports as supports
+from .library import swift
+
+SWIFT = swift("blocksparse")

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from ..._core.dispatch import Call
+from ..._core.kernel import unframed
 from ..._core.library import texts
 
 PATH = Path(__file__).parent.parent.parent / "_cpu.so"
@@ -32,7 +33,7 @@ def autograd() -> str:
 
 def swift(name: str) -> Any:
     """The op of that library that does the plainest calls without Python, if there is one."""
-    return None if autograd() else getattr(torch.ops.xfn_autograd, name).default
+    return None if autograd() else unframed(getattr(torch.ops.xfn_autograd, name).default)
 
 
 def detail() -> str:
