@@ -4,12 +4,13 @@ A kernel module gives ``supports(call) -> list[str]``, its reasons against the c
 member of the op's family that it implements. The first backend without a reason runs the call; one that
 was named never falls back. A module may also have ``certain(device, given) -> bool``: whether it supports all calls
 on such a device whose operands and constants are those named in ``given``, so that none needs a look; and
-``worth(call) -> bool``, whether it should run a call that it can and that names no backend.
+``worth(call) -> bool``, whether it should run a call that it can and that names no backend; and ``SWIFT``, an op that
+does the plainest calls without Python.
 """
 
 import importlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from types import ModuleType
@@ -55,6 +56,16 @@ def _found(backend: str, op: str) -> ModuleType | str:
         return importlib.import_module(f"xfn.kernels.{backend}.{op}")
     except ImportError as error:
         return str(error)
+
+
+@cache
+def swift(backend: str, op: str) -> Callable[..., Any] | None:
+    """The op that does the plainest calls without Python, if any. It returns nothing but None where a call is not of
+    them."""
+    try:
+        return None if OVERRIDE else getattr(module(backend, op), "SWIFT", None)
+    except ImportError:
+        return None
 
 
 def reasons(backend: str, call: Call) -> list[str]:

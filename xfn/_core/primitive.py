@@ -31,7 +31,7 @@ from typing import Any
 from torch import Tensor
 
 from .composite import Composite
-from .dispatch import OVERRIDE, module
+from .dispatch import OVERRIDE, swift
 from .kernel import Grads, Outs
 from .levels import TENSORS, overt, records
 from .member import Groups, Member, Options, halves
@@ -99,12 +99,8 @@ class Primitive:
 
     @cached_property
     def swift(self) -> Callable[..., Any] | None:
-        """The op, if any, that does the plainest calls without Python: an attribute of the first backend's kernels. It
-        returns nothing but None where a call is not of them."""
-        try:
-            return None if OVERRIDE else getattr(module(self.backends[0], self.name), "SWIFT", None)
-        except ImportError:
-            return None
+        """What the first backend's kernels have for the plainest calls."""
+        return swift(self.backends[0], self.name)
 
     def swiftly(self, x: Tensor, *rest: Tensor | float | None) -> Tensor | None:
         """The output of a call that ``swift`` takes; what it is not for is looked at by ``bind``."""

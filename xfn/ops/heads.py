@@ -167,7 +167,7 @@ def _projected(t: Mapping[str, Tensor]) -> Sequence[Tensor]:
     if not one or torch.compiler.is_compiling() or t["x"].shape[:-1].numel() < LONG * t["x"].shape[-1]:
         places = zip(("x", "context", "values"), weights, "qkv", strict=True)
         return [affine(t[place], w, t.get(f"{letter}.bias")) for place, w, letter in places]
-    y = torch.nn.functional.linear(t["x"], torch.cat(weights), torch.cat(biases) if biases else None)
+    y = affine(t["x"], torch.cat(weights), torch.cat(biases) if biases else None)
     parts: Sequence[Tensor] = y.split([w.shape[0] for w in weights], -1)
     return parts
 

@@ -18,6 +18,7 @@ from .._core.kinds import check_tensors, is_integer
 from .._core.params import taken, tree
 from .._core.shapes import Signature
 from ._init import even
+from .linear import affine
 
 SIGNATURE = Signature.parse("x C h w, weight E C i j, bias? E -> y M E")
 TOKENS = Signature.parse("x M C -> y M E")
@@ -96,7 +97,7 @@ def patch(params: Patch, x: Tensor, stride: Pair | None = None, padding: Pair = 
             raise ShapeError(f"x [..., C, h, w] has {letter}={size}, padding is {pad}, but a patch has {least}")
     x, weight, bias = t["x"], t["weight"], t.get("bias")
     if step == kernel and around == (0, 0):
-        return torch.nn.functional.linear(_tiles(x, *kernel), weight.flatten(1), bias)
+        return affine(_tiles(x, *kernel), weight.flatten(1), bias)
     batch = x.shape[:-3]
     flat = x.reshape(math.prod(batch), *x.shape[-3:])
     y: Tensor = torch.nn.functional.conv2d(flat, weight, bias, step, around).flatten(-2).mT

@@ -50,6 +50,14 @@ const Isa& chosen() {
 
 }  // namespace
 
+bool multiplies() {
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  return __builtin_cpu_is("amd") && std::strcmp(isa(), "portable");
+#else
+  return false;
+#endif
+}
 const char* isa() { return chosen().name; }
 const Kernels* kernels(Dtype dtype) { return chosen().kernels ? chosen().kernels(dtype) : nullptr; }
 

@@ -111,6 +111,7 @@ struct SparseProblem;  // pattern.h
 enum class SparseMember : int;
 struct RowProblem;  // row.h
 enum class RowMember : int;
+struct Product;  // product.h
 
 // The kernels of one instruction set and one dtype.
 struct Kernels {
@@ -121,6 +122,7 @@ struct Kernels {
   size_t (*sparse_scratch)(const SparseProblem&, SparseMember);
   void (*sparse)(const SparseProblem&, SparseMember, int64_t task, char* scratch);
   size_t (*rows)(const RowProblem&, RowMember, int64_t task, char* scratch);  // without scratch, the bytes for one task
+  size_t (*product)(const Product&, int64_t task, char* scratch);             // the same; of float32 alone
 };
 
 }  // namespace xfn

@@ -1,5 +1,6 @@
 // Ops on rows as torch ops: tensors to a RowProblem, its tasks to torch's threads.
 #include "isa.h"
+#include "product.h"
 #include "row.h"
 #include "tensors.h"
 
@@ -248,6 +249,42 @@ Three rotary_backward(const Tensor& x, const Tensor& cos, const Tensor& sin, con
   return {dx, dcos, dsin};
 }
 
+// a b and, if there is one, a line added to each row; a [M, K] and b [K, N] in float32, transposed or not.
+Tensor product(const Tensor& a, const Tensor& b, const Maybe& line) {
+  xfn::Product p{};
+  p.M = a.size(0), p.N = b.size(1), p.K = a.size(1), p.a = a.const_data_ptr(), p.b = b.const_data_ptr();
+  p.a_row = a.stride(0), p.a_step = a.stride(1), p.b_step = b.stride(0), p.b_column = b.stride(1);
+  const auto floats = [](const Tensor& t) { return t.scalar_type() == ScalarType::Float; };
+  STD_TORCH_CHECK(floats(a) && floats(b) && a.dim() == 2 && b.dim() == 2 && b.size(0) == p.K, "a is [M, K], b [K, N]");
+  STD_TORCH_CHECK(p.a_row == 1 || p.a_step == 1, "a's rows or columns are contiguous");
+  STD_TORCH_CHECK(p.N % 16 == 0 && (p.b_column == 1 || (p.b_step == 1 && p.K % 16 == 0)), "b is made of whole vectors");
+  if (line) {
+    STD_TORCH_CHECK(floats(*line) && line->dim() == 1 && line->size(0) == p.N && line->is_contiguous(),
+                    "a line is [N]");
+    p.line = line->const_data_ptr();
+  }
+  const xfn::Kernels* kernels = xfn::kernels(xfn::Dtype::f32);
+  STD_TORCH_CHECK(kernels, "no kernels for XFN_ISA as it is set");
+  Tensor c = make({p.M, p.N}, ScalarType::Float);
+  if (!p.M || !p.N) return c;
+  p.c = c.mutable_data_ptr();
+  // Rows are cut where columns are too few for the threads; no sum is.
+  const int64_t threads = ts::get_num_threads(),
+                cuts = threads == 1 ? 1 : (4 * threads + p.across()) / (p.across() + 1);
+  p.height = std::max<int64_t>(96, ((p.M + cuts - 1) / cuts + 95) / 96 * 96);
+  const int64_t size = (int64_t)kernels->product(p, 0, nullptr) + 64;
+  const auto work = [&](int64_t first, int64_t last) {
+    char near[192 << 10];
+    const bool fits = size <= (int64_t)sizeof near;
+    const Maybe far = fits ? Maybe() : make({size}, ScalarType::Byte);
+    char* memory = fits ? near : (char*)far->mutable_data_ptr();
+    memory += -(uintptr_t)memory & 63;
+    for (int64_t task = first; task < last; task++) kernels->product(p, task, memory);
+  };
+  p.tasks() == 1 ? work(0, 1) : ts::parallel_for(0, p.tasks(), 1, work);
+  return c;
+}
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY_FRAGMENT(xfn_cpu, m) {
@@ -269,6 +306,8 @@ STABLE_TORCH_LIBRARY_FRAGMENT(xfn_cpu, m) {
   m.def(
       "swiglu_backward(Tensor gate, Tensor up, Tensor? gate_bias, Tensor? up_bias, Tensor? key, Tensor dy, int outer, "
       "int threshold, int need) -> (Tensor, Tensor, Tensor, Tensor)");
+  m.def("product(Tensor a, Tensor b, Tensor? line) -> Tensor");
+  m.def("multiplies() -> bool");
   m.def("rotary(Tensor x, Tensor cos, Tensor sin, bool adjacent) -> Tensor");
   m.def(
       "rotary_backward(Tensor x, Tensor cos, Tensor sin, Tensor dy, bool adjacent, int need) -> (Tensor, Tensor, "
@@ -283,6 +322,8 @@ STABLE_TORCH_LIBRARY_IMPL(xfn_cpu, CPU, m) {
   m.impl("dropout_backward", TORCH_BOX(&dropout_backward));
   m.impl("swiglu", TORCH_BOX(&swiglu));
   m.impl("swiglu_backward", TORCH_BOX(&swiglu_backward));
+  m.impl("product", TORCH_BOX(&product));
   m.impl("rotary", TORCH_BOX(&rotary));
   m.impl("rotary_backward", TORCH_BOX(&rotary_backward));
 }
+STABLE_TORCH_LIBRARY_IMPL(xfn_cpu, CompositeExplicitAutograd, m) { m.impl("multiplies", TORCH_BOX(&xfn::multiplies)); }

@@ -21,4 +21,5 @@
 
 #include "pattern.h"
 #include "problem.h"
+#include "product.h"
 #include "row.h"

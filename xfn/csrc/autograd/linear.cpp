@@ -1,0 +1,82 @@
+// Plain maps of many rows, x Wᵀ + b, by our own products where those are faster than torch's. Differentiated twice, or
+// by any transform, a map is torch's own.
+#include "swift.h"
+
+namespace {
+
+using namespace swift;
+
+constexpr int64_t ROWS = 32, WORK = 1 << 21;  // below that torch is as fast: packing a weight is worth some rows
+
+bool multiplies() {
+  static const bool faster = op<bool()>("xfn_cpu::multiplies").call();
+  return faster;
+}
+// a b, and a line added to each row.
+Tensor product(const Tensor& a, const Tensor& b, const Maybe& line = {}) {
+  using F = Tensor(const Tensor&, const Tensor&, const Maybe&);
+  static const auto kernel = op<F>("xfn_cpu::product");
+  return kernel.call(a, b, line);
+}
+// [..., E] as rows.
+Tensor flat(const Tensor& x) { return x.dim() == 2 ? x : x.reshape({-1, x.size(-1)}); }
+Tensor shaped(const Tensor& y, const Tensor& like) {
+  if (like.dim() == 2) return y;
+  auto shape = like.sizes().vec();
+  shape.back() = y.size(-1);
+  return y.view(shape);
+}
+
+struct Linear : torch::autograd::Function<Linear> {
+  static constexpr bool is_traceable = true;
+
+  static Tensor run(const Tensor& x, const Tensor& weight, const Maybe& bias) {
+    at::AutoDispatchBelowADInplaceOrView below;
+    return shaped(product(flat(x), weight.t(), bias), x);
+  }
+
+  static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& weight, const Maybe& bias) {
+    ctx->save_for_backward({x, weight});
+    ctx->saved_data["biased"] = bias.has_value();
+    ctx->set_materialize_grads(false);
+    return run(x, weight, bias);
+  }
+
+  static variable_list backward(AutogradContext* ctx, const variable_list& dy) {
+    if (!dy[0].defined()) return variable_list(3);
+    const auto saved = ctx->get_saved_variables();
+    const Tensor &x = saved[0], &weight = saved[1];
+    const int64_t need = needed(ctx, {true, true, ctx->saved_data["biased"].toBool()});
+    const bool ours = final(dy) && ordinary(x) && ordinary(weight);
+    const auto times = [&](const Tensor& a, const Tensor& b) { return ours ? product(a, b) : at::mm(a, b); };
+    std::optional<at::AutoDispatchBelowADInplaceOrView> below;
+    if (ours) below.emplace();
+    const Tensor d = ours ? flat(dy[0]).contiguous() : flat(dy[0]);
+    Tensor dx, dweight, dbias;
+    if (need & 1) dx = shaped(times(d, weight), x);
+    if (need & 2) dweight = times(d.t(), flat(x));
+    if (need & 4) dbias = d.sum(0);
+    return {dx, dweight, dbias};
+  }
+};
+
+bool taken(const Tensor& x, const Tensor& weight, const Maybe& bias) {
+  if (x.scalar_type() != at::kFloat || weight.scalar_type() != at::kFloat || x.dim() < 2 || weight.dim() != 2)
+    return false;
+  const int64_t E = weight.size(1), F = weight.size(0), M = E ? x.numel() / E : 0;
+  if (x.size(-1) != E || E % 16 || F % 16 || M < ROWS || M * E * F < WORK) return false;
+  if (bias && (bias->scalar_type() != at::kFloat || bias->dim() != 1 || bias->size(0) != F || bias->stride(0) != 1))
+    return false;
+  const bool dense = x.is_contiguous() && weight.stride(1) == 1;
+  return dense && alone() && ordinary(x) && ordinary(weight) && (!bias || ordinary(*bias)) && multiplies();
+}
+
+Tensor linear(const Tensor& x, const Tensor& weight, const Maybe& bias) {
+  if (!taken(x, weight, bias)) return {};
+  const bool varies = x.requires_grad() || weight.requires_grad() || (bias && bias->requires_grad());
+  return recording() && varies ? Linear::apply(x, weight, bias) : Linear::run(x, weight, bias);
+}
+
+}  // namespace
+
+TORCH_LIBRARY_FRAGMENT(xfn_autograd, m) { m.def("linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor", &linear); }
