@@ -1,4 +1,4 @@
-"""The plainest calls of norms and softmaxes are C++ from end to end: to the bit what the road through Python gives."""
+"""The plainest calls of norms, softmaxes, activations and gates are whole in C++: to the bit what Python gives."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,10 +10,12 @@ from torch.autograd import forward_ad, grad
 
 import xfn
 from xfn._core.dispatch import module
+from xfn.ops.dropout import DROPOUT
 from xfn.ops.layer_norm import LAYER_NORM
 from xfn.ops.log_softmax import LOG_SOFTMAX
 from xfn.ops.rms_norm import RMS_NORM
 from xfn.ops.softmax import SOFTMAX
+from xfn.ops.swiglu import SWIGLU, gated
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 OPS: dict[str, tuple[Any, Callable[..., Tensor], int]] = {
@@ -25,6 +27,14 @@ OPS: dict[str, tuple[Any, Callable[..., Tensor], int]] = {
     "rms_norm alone": (RMS_NORM, lambda x, **how: xfn.rms_norm({}, x, **how), 0),
     "softmax": (SOFTMAX, xfn.softmax, 0),
     "log_softmax": (LOG_SOFTMAX, xfn.log_softmax, 0),
+}
+SUMS = pytest.mark.parametrize("op", tuple(OPS))  # of lines that may have the dtype of sums
+OPS |= {
+    "a bias and gelu": (DROPOUT, lambda x, b, **how: xfn.dropout(x, 0.0, b, "gelu", **how), 1),
+    "star_relu": (DROPOUT, lambda x, **how: xfn.dropout(x, 0.0, None, "star_relu", **how), 0),
+    "a gate": (SWIGLU, lambda x, backend=None: gated(x, x.sin(), None, None, backend=backend), 0),
+    "a gate and biases": (SWIGLU, lambda x, a, b, backend=None: gated(x, x.sin(), a, b, backend=backend), 2),
+    "a gate and a bias": (SWIGLU, lambda x, b, backend=None: gated(x, x.sin(), None, b, backend=backend), 1),
 }
 OP = pytest.mark.parametrize("op", OPS)
 
@@ -68,7 +78,7 @@ def test_value_and_gradient_are_the_same_bits(op: str, dtype: torch.dtype, batch
             same([OPS[op][1](*x)], [long])
 
 
-@OP
+@SUMS
 def test_a_view_and_a_line_of_sums_are_taken_as_they_are(op: str) -> None:
     x, *lines = operands(op, torch.bfloat16)
     given = [x.detach().mT.contiguous().mT.requires_grad_(), *(t.detach().float().requires_grad_() for t in lines)]
@@ -119,6 +129,17 @@ def declined() -> dict[str, tuple[Any, ...]]:
         "sparse": (x.to_sparse(), w, b, 1e-5),
         "elsewhere": (x.to("meta"), None, None, 1e-5),
     }
+
+
+def test_what_others_do_between_products_is_declined() -> None:
+    x, bias = operands("a bias and gelu")
+    assert DROPOUT.swift is not None
+    assert SWIGLU.swift is not None
+    for given in ((x[0, 0], bias), (x, bias[:4]), (x, bias.double()), (x.bfloat16(), bias), (x[:0], bias)):
+        assert DROPOUT.swift(*given, "gelu", 3) is None
+        assert SWIGLU.swift(given[0], given[0], given[1], None) is None
+    for other in (x[:1], x.double(), x.to_sparse()):
+        assert SWIGLU.swift(x, other, None, None) is None
 
 
 @pytest.mark.parametrize("name", declined())

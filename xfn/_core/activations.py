@@ -88,6 +88,9 @@ ACTIVATIONS = {
     "tanh": Activation(tanh, lambda x: 1 - x.tanh().square()),
 }
 
+ORDER = {name: i for i, name in enumerate(ACTIVATIONS)}
+"""The numbers by which C++ knows them."""
+
 
 def check_activation(activation: object) -> str:
     """The name of an activation."""

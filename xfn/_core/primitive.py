@@ -102,7 +102,7 @@ class Primitive:
         """What the first backend's kernels have for the plainest calls."""
         return swift(self.backends[0], self.name)
 
-    def swiftly(self, x: Tensor, *rest: Tensor | float | None) -> Tensor | None:
+    def swiftly(self, x: Tensor, *rest: Tensor | float | str | None) -> Tensor | None:
         """The output of a call that ``swift`` takes; what it is not for is looked at by ``bind``."""
         if type(x) not in TENSORS or not overt((x, *rest)) or (swift := self.swift) is None:
             return None

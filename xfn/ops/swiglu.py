@@ -106,6 +106,10 @@ def gated(
     """drop(silu(gate + gate_bias) ⊙ (up + up_bias)), of ``[..., M, F]`` or one row."""
     if gate.dim() == 1:
         return gated(gate.unsqueeze(0), up.unsqueeze(0), gate_bias, up_bias, p, key, backend).squeeze(0)
+    if not p and backend is None:
+        y = SWIGLU.swiftly(gate, up, gate_bias, up_bias)
+        if y is not None:
+            return y
     keys = None if key is None else random.spread(key, gate.shape[:-2])
     return SWIGLU.bind(gate, up, gate_bias, up_bias, keys, p=p, backend=backend)[0]
 

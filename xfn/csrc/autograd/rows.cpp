@@ -91,16 +91,6 @@ struct Softmax : torch::autograd::Function<Softmax> {
   }
 };
 
-bool rows(const Tensor& x, int64_t rank) {
-  return alone() && ordinary(x) && floating(x.scalar_type()) && x.dim() >= rank && x.numel();
-}
-// Whether t is a line that rows of x share, in their dtype or that of their sums; or absent.
-bool shared(const Maybe& t, const Tensor& x) {
-  if (!t) return true;
-  const bool fits = t->scalar_type() == x.scalar_type() || (t->scalar_type() == at::kFloat && x.element_size() < 4);
-  return fits && ordinary(*t) && t->dim() == 1 && t->size(0) == x.size(-1);
-}
-
 Tensor norm(const Tensor& x, const Maybe& weight, const Maybe& bias, double eps, bool centered) {
   if (!rows(x, 1) || !shared(weight, x) || !shared(bias, x) || !std::isfinite(eps)) return {};
   const auto varies = [](const Maybe& t) { return t && t->requires_grad(); };

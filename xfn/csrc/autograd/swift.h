@@ -47,6 +47,16 @@ inline bool final(const variable_list& dy) {
 inline bool floating(at::ScalarType dtype) {
   return dtype == at::kFloat || dtype == at::kBFloat16 || dtype == at::kHalf || dtype == at::kDouble;
 }
+// Whether x is rows that an op without Python takes.
+inline bool rows(const Tensor& x, int64_t rank) {
+  return alone() && ordinary(x) && floating(x.scalar_type()) && x.dim() >= rank && x.numel();
+}
+// Whether t is a line that rows of x share, in their dtype or that of their sums; or absent.
+inline bool shared(const Maybe& t, const Tensor& x) {
+  if (!t) return true;
+  const bool fits = t->scalar_type() == x.scalar_type() || (t->scalar_type() == at::kFloat && x.element_size() < 4);
+  return fits && ordinary(*t) && t->dim() == 1 && t->size(0) == x.size(-1);
+}
 inline Maybe maybe(const Tensor& t) { return t.defined() ? Maybe(t) : Maybe(); }
 
 // A bit for each of the first inputs whose gradient is wanted, of those that were `given`: autograd counts no others.

@@ -4,14 +4,15 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from ..._core.activations import ACTIVATIONS
+from ..._core.activations import ORDER
 from ..._core.philox import threshold
+from .library import swift
 from .rows import DETAIL as DETAIL
 from .rows import DROPOUT, DROPOUT_BACKWARD, Group, Maybe, bits, cotangent, drawn, keys, line_grad
 from .rows import certain as certain
 from .rows import supports as supports
 
-ORDER = {name: i for i, name in enumerate(ACTIVATIONS)}
+SWIFT = swift("dropout")
 
 
 def forward(x: Group, c: Group, *, p: float, activation: str) -> tuple[Tensor]:

@@ -5,10 +5,13 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from ..._core.philox import threshold
+from .library import swift
 from .rows import DETAIL as DETAIL
 from .rows import SWIGLU, SWIGLU_BACKWARD, Group, Maybe, Parts, bits, cotangent, drawn, keys, line_grad
 from .rows import certain as certain
 from .rows import supports as supports
+
+SWIFT = swift("swiglu")
 
 
 def forward(x: Group, c: Group, *, p: float) -> tuple[Tensor]:
