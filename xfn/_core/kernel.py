@@ -12,8 +12,8 @@ kernels make it whole:
 So nobody who calls the op, by whatever road, gets a silent zero for a gradient.
 
 Where nothing is on that the dispatcher would have to serve, a call is ``plain`` and takes the short road: past
-the dispatcher, straight to the kernel, or to the Function around it. On a CPU the plainest calls of most ops do not come
-here at all: see ``Primitive.swift``.
+the dispatcher, straight to the kernel, or to the Function around it. On a CPU the plainest calls of most ops do not
+come here at all: see ``Primitive.swift``.
 
 This file and ``levels`` lean on torch's private names: ``_SingleLevelFunction`` with its switch,
 ``_unpack_dual``/``_make_dual``, ``_set_fwd_grad_enabled``, the autograd keysets, vmap's batched tensors, what ``plain``
