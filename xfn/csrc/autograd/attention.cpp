@@ -10,7 +10,7 @@ using namespace swift;
 using Run = void (*)(xfn::Problem&, xfn::Member, int64_t tasks);
 
 // Where the library beside this one begins, which no op's boxes lie before: half the time of a short call would go to
-// them. Absent, if it was built from other files.
+// them. Absent, if what it calls a problem has another size.
 Run there() {
   static const auto found = op<int64_t(int64_t)>("xfn_cpu::attention_entry").call(sizeof(xfn::Problem));
   return (Run)found;
