@@ -92,11 +92,6 @@ struct Gate : torch::autograd::Function<Gate> {
   }
 };
 
-bool varies(std::initializer_list<Maybe> all) {
-  bool some = false;
-  for (const Maybe& t : all) some = some || (t && t->requires_grad());
-  return some && recording();
-}
 bool line(const Maybe& t, const Tensor& x) { return shared(t, x) && (!t || t->scalar_type() == x.scalar_type()); }
 
 Tensor activate(const Tensor& x, const Maybe& bias, c10::string_view name, int64_t number) {

@@ -73,8 +73,7 @@ bool taken(const Tensor& x, const Tensor& weight, const Maybe& bias) {
 
 Tensor linear(const Tensor& x, const Tensor& weight, const Maybe& bias) {
   if (!taken(x, weight, bias)) return {};
-  const bool varies = x.requires_grad() || weight.requires_grad() || (bias && bias->requires_grad());
-  return recording() && varies ? Linear::apply(x, weight, bias) : Linear::run(x, weight, bias);
+  return varies({x, weight, bias}) ? Linear::apply(x, weight, bias) : Linear::run(x, weight, bias);
 }
 
 }  // namespace

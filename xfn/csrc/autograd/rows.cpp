@@ -93,9 +93,8 @@ struct Softmax : torch::autograd::Function<Softmax> {
 
 Tensor norm(const Tensor& x, const Maybe& weight, const Maybe& bias, double eps, bool centered) {
   if (!rows(x, 1) || !shared(weight, x) || !shared(bias, x) || !std::isfinite(eps)) return {};
-  const auto varies = [](const Maybe& t) { return t && t->requires_grad(); };
-  return recording() && (varies(x) || varies(weight) || varies(bias)) ? Norm::apply(x, weight, bias, eps, centered)
-                                                                      : Norm::run(x, weight, bias, eps, centered);
+  return varies({x, weight, bias}) ? Norm::apply(x, weight, bias, eps, centered)
+                                   : Norm::run(x, weight, bias, eps, centered);
 }
 Tensor layer_norm(const Tensor& x, const Maybe& weight, const Maybe& bias, double eps) {
   return norm(x, weight, bias, eps, true);

@@ -31,6 +31,12 @@ inline bool alone() {
 inline bool recording() {
   return at::GradMode::is_enabled() && !c10::impl::tls_is_dispatch_key_excluded(c10::DispatchKey::AutogradCPU);
 }
+// Whether it would record a call of these, of which some may be absent.
+inline bool varies(std::initializer_list<Maybe> all) {
+  bool some = false;
+  for (const Maybe& t : all) some = some || (t && t->requires_grad());
+  return some && recording();
+}
 // Whether nothing hides behind a tensor, not even a tangent; nor behind one that is absent.
 inline bool ordinary(const Tensor& t) {
   if (!t.defined()) return true;
