@@ -79,6 +79,22 @@ def test_value_and_gradient_are_the_same_bits(op: str, dtype: torch.dtype, batch
 
 
 @SUMS
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("E", [3, 37, 1024, 1040])  # 1024 float32 are 4096 bytes, where rows are taken by fewer
+def test_a_row_s_bits_do_not_depend_on_its_neighbours(op: str, dtype: torch.dtype, E: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, dy = torch.randn(2, 7, E, generator=generator).to(dtype)
+    lines = torch.randn(OPS[op][2], E, generator=generator).to(dtype)
+    all_at_once, each = (
+        [(y.detach(), grad(y, rows, dy[at])[0]) for at in cuts for rows in [x[at].clone().requires_grad_()]
+         for y in [OPS[op][1](rows, *lines)]]
+        for cuts in ([slice(0, 7)], [slice(i, i + 1) for i in range(7)])
+    )  # fmt: skip
+    for got, want in zip(all_at_once[0], zip(*each, strict=True), strict=True):
+        assert torch.equal(got, torch.cat(want))
+
+
+@SUMS
 def test_a_view_and_a_line_of_sums_are_taken_as_they_are(op: str) -> None:
     x, *lines = operands(op, torch.bfloat16)
     given = [x.detach().mT.contiguous().mT.requires_grad_(), *(t.detach().float().requires_grad_() for t in lines)]

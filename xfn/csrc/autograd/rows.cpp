@@ -10,17 +10,19 @@ using namespace swift;
 struct Norm : torch::autograd::Function<Norm> {
   static constexpr bool is_traceable = true;
 
-  static Tensor run(const Tensor& x, const Maybe& weight, const Maybe& bias, double eps, bool centered) {
-    using F = Tensor(const Tensor&, const Maybe&, const Maybe&, int64_t, double, bool);
+  // y, and what the backward pass need not find again.
+  static std::tuple<Tensor, Tensor> run(const Tensor& x, const Maybe& weight, const Maybe& bias, double eps,
+                                        bool centered, bool keep) {
+    using F = std::tuple<Tensor, Tensor>(const Tensor&, const Maybe&, const Maybe&, int64_t, double, bool, bool);
     static const auto kernel = op<F>("xfn_cpu::norm");
     at::AutoDispatchBelowADInplaceOrView below;
-    return kernel.call(x, weight, bias, 0, eps, centered);
+    return kernel.call(x, weight, bias, 0, eps, centered, keep);
   }
 
   static Tensor forward(AutogradContext* ctx, const Tensor& x, const Maybe& weight, const Maybe& bias, double eps,
                         bool centered) {
-    Tensor y = run(x, weight, bias, eps, centered);
-    ctx->save_for_backward({x, weight.value_or(Tensor()), bias.value_or(Tensor()), y});
+    auto [y, moments] = run(x, weight, bias, eps, centered, true);
+    ctx->save_for_backward({x, weight.value_or(Tensor()), bias.value_or(Tensor()), y, moments});
     ctx->saved_data["eps"] = eps, ctx->saved_data["centered"] = centered;
     ctx->set_materialize_grads(false);
     return y;
@@ -35,11 +37,11 @@ struct Norm : torch::autograd::Function<Norm> {
     const bool centered = ctx->saved_data["centered"].toBool();
     const int64_t need = needed(ctx, {true, weight.has_value(), bias.has_value()});
     if (final(dy)) {
-      using F = std::tuple<Tensor, Tensor, Tensor>(const Tensor&, const Maybe&, const Maybe&, const Tensor&, int64_t,
-                                                   double, bool, int64_t);
+      using F = std::tuple<Tensor, Tensor, Tensor>(const Tensor&, const Maybe&, const Maybe&, const Tensor&,
+                                                   const Maybe&, int64_t, double, bool, int64_t);
       static const auto kernel = op<F>("xfn_cpu::norm_backward");
       at::AutoDispatchBelowADInplaceOrView below;
-      auto [dx, dw, db] = kernel.call(x, weight, bias, dy[0], 0, eps, centered, need);
+      auto [dx, dw, db] = kernel.call(x, weight, bias, dy[0], saved[4], 0, eps, centered, need);
       return wanted({dx, dw, db}, need, 5);
     }
     if (centered) {
@@ -94,7 +96,7 @@ struct Softmax : torch::autograd::Function<Softmax> {
 Tensor norm(const Tensor& x, const Maybe& weight, const Maybe& bias, double eps, bool centered) {
   if (!rows(x, 1) || !shared(weight, x) || !shared(bias, x) || !std::isfinite(eps)) return {};
   return varies({x, weight, bias}) ? Norm::apply(x, weight, bias, eps, centered)
-                                   : Norm::run(x, weight, bias, eps, centered);
+                                   : std::get<0>(Norm::run(x, weight, bias, eps, centered, false));
 }
 Tensor layer_norm(const Tensor& x, const Maybe& weight, const Maybe& bias, double eps) {
   return norm(x, weight, bias, eps, true);

@@ -80,9 +80,9 @@ template <class T> size_t rows(const RowProblem& p, RowMember member, int64_t in
       break;
   }
   if (counting) return up(p.E * 8, 64);
-  if (member == RowMember::norm) (p.centered ? norm<T, true> : norm<T, false>)(p, index);
+  if (member == RowMember::norm) p.centered ? Norm<T, true>(p, index).forward() : Norm<T, false>(p, index).forward();
   if (member == RowMember::norm_back)
-    p.centered ? NormBack<T, true>(p, index).run() : NormBack<T, false>(p, index).run();
+    p.centered ? Norm<T, true>(p, index).backward() : Norm<T, false>(p, index).backward();
   if (member == RowMember::softmax) (p.logarithm ? softmax_rows<T, true> : softmax_rows<T, false>)(p, index, arena);
   if (member == RowMember::softmax_back)
     (p.logarithm ? softmax_back<T, true> : softmax_back<T, false>)(p, index, arena);

@@ -10,89 +10,113 @@ template <class S, bool centered> struct Moments {
   INLINE Vec<S> operator()(Vec<S> x) const { return apart(x) * r; }
 };
 
-// r of a sum of squares, which is rounded once.
-template <class S> INLINE S scale_of(S squares, const RowProblem& p) {
-  return (S)(1 / std::sqrt((double)squares / (double)p.E + p.eps));
-}
-
-template <class T, bool centered> void norm(const RowProblem& p, int64_t index) {
-  typedef typename RowTask<T>::S S;
-  const RowTask<T> task(p, index);
-  const S *weight = task.shared(p.weight), *bias = task.shared(p.bias);
-  const S E = (S)p.E;
-  for (long r = task.first; r < task.last; r++) {
-    const T* x = task.row(p.x, r);
-    T* y = task.out(r);
-    Moments<S, centered> n;
-    if (centered) n.mean = row_sum<S>(p.E, [&](long e, auto count) INLINE_LAMBDA { return widen(x + e, count); }) / E;
-    const S squares = row_sum<S>(p.E, [&](long e, auto count) INLINE_LAMBDA {
-      const Vec<S> d = first_lanes<S>(n.apart(widen(x + e, count)), count);
-      return d * d;
-    });
-    n.r = scale_of(squares, p);
-    each<S>(p.E, [&](long e, auto count) INLINE_LAMBDA {
-      Vec<S> v = n(widen(x + e, count));
-      if (weight) v *= widen(weight + e, count);
-      if (bias) v += widen(bias + e, count);
-      put(v, y + e, count, p.far);
-    });
-  }
-}
-
-template <class T, bool centered> struct NormBack : RowTask<T> {
+// Some rows at once: what they share is loaded once, and their sums do not wait for each other.
+template <class T, bool centered> struct Norm : RowTask<T> {
   typedef typename RowTask<T>::S S;
   using RowTask<T>::p;
-  const S* weight;
-  S *dweight, *dbias;
+  static constexpr int MOST = REGISTERS == 32 ? 4 : 2;
+  const S E, *weight, *bias;
+  S *dweight, *dbias, *kept;  // kept: mean and r of each row, or null
 
-  NormBack(const RowProblem& p, int64_t index)
+  Norm(const RowProblem& p, int64_t index)
       : RowTask<T>(p, index),
+        E((S)p.E),
         weight(this->shared(p.weight)),
+        bias(this->shared(p.bias)),
         dweight(this->sum(p.dweight)),
-        dbias(this->sum(p.dbias)) {}
+        dbias(this->sum(p.dbias)),
+        kept(p.moments ? (S*)p.moments + this->part * p.R * 2 : nullptr) {}
 
-  // In twos: what rows share is loaded once, and their sums do not wait for each other.
-  void run() const {
-    long r = this->first;
-    for (; r + 2 <= this->last; r += 2) rows<2>(r);
-    if (r < this->last) rows<1>(r);
+  void forward() const {
+    by_rows<1>([&]<int some>(std::integral_constant<int, some>, long r) INLINE_LAMBDA { values<some>(r); });
   }
-  // Three passes: sums of x and g, those of what is apart from the mean, and what they are for.
-  template <int some> void rows(long r) const {
+  void backward() const {
+    by_rows<2>([&]<int some>(std::integral_constant<int, some>, long r) INLINE_LAMBDA { gradients<some>(r); });
+  }
+
+ private:
+  // f(rows, first of them); `few` where they contend for the same lines of the first cache.
+  template <int few, class F> void by_rows(const F& f) const {
+    long r = this->first;
+    for (; !contend() && r + MOST <= this->last; r += MOST) f(std::integral_constant<int, MOST>(), r);
+    for (; r + few <= this->last; r += few) f(std::integral_constant<int, few>(), r);
+    if (r < this->last) f(std::integral_constant<int, 1>(), r);
+  }
+  bool contend() const { return !p.far && p.E * sizeof(T) % 4096 == 0; }
+  // Of a row each, in one place: those that were kept and those found anew have the same bits.
+  template <int some> __attribute__((noinline)) void find(const T* const (&x)[some], Moments<S, centered>* n) const {
+    if (centered) {
+      const auto sums = row_sums<S, some, 2>(
+          p.E, [&](int i, long e, auto count) INLINE_LAMBDA { return std::array{widen(x[i] + e, count)}; });
+      for (int i = 0; i < some; i++) n[i].mean = sums[i][0] / E;
+    }
+    const auto squares = row_sums<S, some, 2>(p.E, [&](int i, long e, auto count) INLINE_LAMBDA {
+      const Vec<S> d = first_lanes<S>(n[i].apart(widen(x[i] + e, count)), count);
+      return std::array{d * d};
+    });
+    for (int i = 0; i < some; i++) n[i].r = (S)(1 / std::sqrt((double)squares[i][0] / (double)p.E + p.eps));
+  }
+
+  template <int some> void values(long r) const {
+    const S *const weight = this->weight, *const bias = this->bias;  // no store can change these
+    const long soon = some * p.x.row;
+    const bool far = p.far;
+    const T* x[some];
+    T* y[some];
+    Moments<S, centered> n[some];
+    for (int i = 0; i < some; i++) x[i] = this->row(p.x, r + i), y[i] = this->out(r + i);
+    find<some>(x, n);
+    for (int i = 0; kept && i < some; i++) kept[(r + i) * 2] = n[i].mean, kept[(r + i) * 2 + 1] = n[i].r;
+    each<S>(p.E, [&](long e, auto count) INLINE_LAMBDA {
+      const Vec<S> w = weight ? widen(weight + e, count) : splat((S)1), b = bias ? widen(bias + e, count) : Vec<S>{};
+      Vec<S> v[some];  // of all rows before one is written: loads wait for stores 4096 bytes away
+#pragma GCC unroll 4
+      for (int i = 0; i < some; i++) {
+        ahead(x[i] + soon + e);
+        v[i] = n[i](widen(x[i] + e, count));
+        KEEP(v[i]);  // rounded, however many rows there are
+        v[i] = v[i] * w + b;
+      }
+#pragma GCC unroll 4
+      for (int i = 0; i < some; i++) put(v[i], y[i] + e, count, far);
+    });
+  }
+
+  template <int some> void gradients(long r) const {
+    const S* const weight = this->weight;
+    S *const dweight = this->dweight, *const dbias = this->dbias;
+    const long soon[] = {some * p.x.row, some * p.dy.row};
+    const bool far = p.far, claims = p.out && contend();
     const T *x[some], *dy[some];
     T* dx[some];
     Moments<S, centered> n[some];
     S mean[some] = {}, along[some];  // of g, and of g n
-    const S E = (S)p.E;
     for (int i = 0; i < some; i++) {
       x[i] = this->row(p.x, r + i), dy[i] = this->row(p.dy, r + i), dx[i] = this->out(r + i);
+      if (kept) n[i] = {kept[(r + i) * 2], kept[(r + i) * 2 + 1]};
     }
-    const auto g = [&](int i, long e, auto count) INLINE_LAMBDA {
-      const Vec<S> d = widen(dy[i] + e, count);
-      return weight ? d * widen(weight + e, count) : d;
-    };
-    if (centered) {
-      const auto sums = row_sums<S, some, 2>(p.E, [&](int i, long e, auto count) INLINE_LAMBDA {
-        return std::array{widen(x[i] + e, count), g(i, e, count)};
-      });
-      for (int i = 0; i < some; i++) n[i].mean = sums[i][0] / E, mean[i] = sums[i][1] / E;
-    }
+    if (!kept) find<some>(x, n);
     const auto sums = row_sums<S, some, 2>(p.E, [&](int i, long e, auto count) INLINE_LAMBDA {
-      ahead(x[i] + some * p.x.row + e), ahead(dy[i] + some * p.dy.row + e);
-      const Vec<S> d = first_lanes<S>(n[i].apart(widen(x[i] + e, count)), count);
-      return std::array{d * d, g(i, e, count) * d};
+      if (claims) claim(dx[i] + e);
+      const Vec<S> d = widen(dy[i] + e, count), g = weight ? d * widen(weight + e, count) : d;
+      return std::array{g, g * first_lanes<S>(n[i].apart(widen(x[i] + e, count)), count)};
     });
-    for (int i = 0; i < some; i++) n[i].r = scale_of(sums[i][0], p), along[i] = sums[i][1] * n[i].r / E;
+    for (int i = 0; i < some; i++) mean[i] = centered ? sums[i][0] / E : 0, along[i] = sums[i][1] * n[i].r / E;
     each<S>(p.E, [&](long e, auto count) INLINE_LAMBDA {
       const Vec<S> w = weight ? widen(weight + e, count) : splat((S)1);
       Vec<S> dw = dweight ? widen(dweight + e, count) : Vec<S>{}, db = dbias ? widen(dbias + e, count) : Vec<S>{};
-      Vec<S> at[some], d[some];  // of all rows before one is written: loads wait for stores 4096 bytes away
-#pragma GCC unroll 2
-      for (int i = 0; i < some; i++) at[i] = n[i](widen(x[i] + e, count)), d[i] = widen(dy[i] + e, count);
-#pragma GCC unroll 2
+      Vec<S> at[some], d[some];
+#pragma GCC unroll 4
+      for (int i = 0; i < some; i++) {
+        ahead(x[i] + soon[0] + e), ahead(dy[i] + soon[1] + e);
+        at[i] = n[i](widen(x[i] + e, count)), d[i] = widen(dy[i] + e, count);
+      }
+#pragma GCC unroll 4
       for (int i = 0; i < some; i++) {
         dw += d[i] * at[i], db += d[i];
-        if (dx[i]) put((d[i] * w - mean[i] - at[i] * along[i]) * n[i].r, dx[i] + e, count, p.far);
+        Vec<S> less = at[i] * along[i] + mean[i];
+        KEEP(less);
+        if (dx[i]) put((d[i] * w - less) * n[i].r, dx[i] + e, count, far);
       }
       if (dweight) narrow(dw, dweight + e, count);
       if (dbias) narrow(db, dbias + e, count);

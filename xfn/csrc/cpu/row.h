@@ -47,6 +47,7 @@ struct RowProblem {
   void *dweight = nullptr, *dbias = nullptr;  // [P, tasks, E], in the dtype of sums; null: not needed
   void* dup_bias = nullptr;                   // the same
   void *dcos = nullptr, *dsin = nullptr;      // [P, R, pairs]
+  void* moments = nullptr;                    // mean and r of each row, [P, R, 2] in the dtype of sums; null: not kept
 
   int64_t tasks() const { return (R + chunk - 1) / chunk; }  // of one part
 };

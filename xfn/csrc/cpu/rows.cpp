@@ -145,22 +145,31 @@ struct Call {
   }
 };
 
-Tensor norm(const Tensor& x, const Maybe& weight, const Maybe& bias, int64_t outer, double eps, bool centered) {
+// Beside y the mean and r of each row, for the backward pass, where that was asked for; else nothing.
+Two norm(const Tensor& x, const Maybe& weight, const Maybe& bias, int64_t outer, double eps, bool centered, bool keep) {
   Call call(x, outer);
-  call.set(call.p.x, x), call.share(call.p.weight, weight), call.share(call.p.bias, bias);
-  call.p.eps = eps, call.p.centered = centered;
-  Tensor y = call.out();
+  auto& p = call.p;
+  call.set(p.x, x), call.share(p.weight, weight), call.share(p.bias, bias);
+  p.eps = eps, p.centered = centered;
+  Tensor y = call.out(), moments = make(keep ? Shape{p.P, p.R, 2} : Shape{0}, wide(x.scalar_type()));
+  p.moments = keep ? moments.mutable_data_ptr() : nullptr;
   call.run(RowMember::norm);
-  return y;
+  return {y, moments};
 }
 
-// need: bit 0 for dx, 1 for dweight, 2 for dbias; what is not needed is empty.
-Three norm_backward(const Tensor& x, const Maybe& weight, const Maybe& bias, const Tensor& dy, int64_t outer,
-                    double eps, bool centered, int64_t need) {
+// need: bit 0 for dx, 1 for dweight, 2 for dbias; what is not needed is empty. Moments that were kept change no bit.
+Three norm_backward(const Tensor& x, const Maybe& weight, const Maybe& bias, const Tensor& dy, const Maybe& moments,
+                    int64_t outer, double eps, bool centered, int64_t need) {
   Call call(x, outer);
   auto& p = call.p;
   call.set(p.x, x), call.share(p.weight, weight), call.set(p.dy, dy);
   p.eps = eps, p.centered = centered;
+  if (moments) {
+    STD_TORCH_CHECK(moments->scalar_type() == wide(x.scalar_type()) && moments->is_contiguous() &&
+                        moments->numel() == p.P * p.R * 2,
+                    "moments are those that norm kept");
+    p.moments = const_cast<void*>(moments->const_data_ptr());
+  }
   Tensor dx = call.out(need & 1), dweight = call.lines(p.dweight, need & 2), dbias = call.lines(p.dbias, need & 4);
   call.run(RowMember::norm_back);
   return {dx, call.summed(dweight, weight), call.summed(dbias, bias)};
@@ -288,10 +297,12 @@ Tensor product(const Tensor& a, const Tensor& b, const Maybe& line) {
 }  // namespace
 
 STABLE_TORCH_LIBRARY_FRAGMENT(xfn_cpu, m) {
-  m.def("norm(Tensor x, Tensor? weight, Tensor? bias, int outer, float eps, bool centered) -> Tensor");
   m.def(
-      "norm_backward(Tensor x, Tensor? weight, Tensor? bias, Tensor dy, int outer, float eps, bool centered, int need) -> "
-      "(Tensor, Tensor, Tensor)");
+      "norm(Tensor x, Tensor? weight, Tensor? bias, int outer, float eps, bool centered, bool keep=False) -> "
+      "(Tensor, Tensor)");
+  m.def(
+      "norm_backward(Tensor x, Tensor? weight, Tensor? bias, Tensor dy, Tensor? moments, int outer, float eps, "
+      "bool centered, int need) -> (Tensor, Tensor, Tensor)");
   m.def("softmax(Tensor x, Tensor? lo, Tensor? hi, int outer, bool logarithm) -> Tensor");
   m.def("softmax_backward(Tensor y, Tensor dy, bool logarithm) -> Tensor");
   m.def(

@@ -4,11 +4,27 @@
 
 namespace {
 
+// e^x, to what numbers of T show.
+template <class T, class S> INLINE Vec<S> power(Vec<S> x) {
+  constexpr int degree = std::is_same_v<T, bf16> ? 3 : sizeof(T) == 2 ? 4 : 5;
+  return exp2v<degree, true>(x * (S)LOG2E);
+}
+template <class T, class S> INLINE bool has_nan(const T* x, long E) {
+  Vec<S> odd{};
+  each<S>(E, [&](long e, auto count) INLINE_LAMBDA {
+    const Vec<S> v = widen(x + e, count);
+    odd += v != v ? v : Vec<S>{};
+  });
+  return total<S>(odd) != 0;
+}
+
 template <class T, bool logarithm> void softmax_rows(const RowProblem& p, int64_t index, Arena arena) {
   typedef RowTask<T> Task;
   typedef typename Task::S S;
   const Task task(p, index);
   S* powers = arena.take<S>(p.E);
+  const long soon = p.x.row;
+  const bool far = p.far;
   const S nothing = logarithm ? -infinity<S> : 0;
   for (long r = task.first; r < task.last; r++) {
     const auto [lo, hi] = task.seen(r);
@@ -19,45 +35,70 @@ template <class T, bool logarithm> void softmax_rows(const RowProblem& p, int64_
       each<S>(till - from, [&](long e, auto count) INLINE_LAMBDA { narrow(splat(nothing), whole + from + e, count); });
     };
     blank(0, lo), blank(hi, p.E);
-    Vec<S> top = splat(-infinity<S>), odd{};
+    Vec<S> top = splat(-infinity<S>);
     each<S>(E, [&](long e, auto count) INLINE_LAMBDA {
       Vec<S> v = widen(x + e, count);
-      odd += v != v ? v : Vec<S>{};  // a NaN is no largest
       if constexpr (std::is_same_v<decltype(count), int>) v = first_lanes<S>(v, count, -infinity<S>);
       top = larger(v, top);
     });
     const S most = highest<S>(top)[0];
-    if (most == -infinity<S> && total<S>(odd) == 0) {
+    if (most == -infinity<S> && !has_nan<T, S>(x, E)) {  // a NaN is no largest, and makes the sum one
       blank(lo, hi);
       continue;
     }
     const S sum = row_sum<S>(E, [&](long e, auto count) INLINE_LAMBDA {
-      const Vec<S> power = first_lanes<S>(expv<S>(widen(x + e, count) - most), count);
-      if (!logarithm) narrow(power, powers + e, count);
-      return power;
+      if (!far) claim(y + e);
+      const Vec<S> v = first_lanes<S>(power<T, S>(widen(x + e, count) - most), count);
+      if (!logarithm) narrow(v, powers + e, count);
+      return v;
     });
     const S by = logarithm ? std::log(sum) : (S)1 / sum;
     each<S>(E, [&](long e, auto count) INLINE_LAMBDA {
-      put(logarithm ? widen(x + e, count) - most - by : widen(powers + e, count) * by, y + e, count, p.far);
+      ahead(x + soon + e);
+      put(logarithm ? widen(x + e, count) - most - by : widen(powers + e, count) * by, y + e, count, far);
     });
   }
+}
+
+// Σ y dy, or Σ dy of what a row sees; dx, if there is one, is written soon.
+template <class T, bool logarithm, class S = typename RowTask<T>::S>
+INLINE S along(const T* y, const T* dy, const T* dx, long E) {
+#ifdef AVX512BF16
+  if constexpr (std::is_same_v<T, bf16> && !logarithm) {  // of pairs, without widening them
+    constexpr long N = 2 * L<S>;
+    Vec<S> sum[2] = {};
+    long e = 0;
+    const auto add = [&](int way, long e, int left) INLINE_LAMBDA {
+      if (dx) claim(dx + e);
+      sum[way] = Pairs::mac(Pairs::words(y + e, left), Pairs::words(dy + e, left), sum[way]);
+    };
+    for (; e + 2 * N <= E; e += 2 * N) add(0, e, N), add(1, e + N, N);
+    for (; e < E; e += N) add(0, e, (int)std::min(N, E - e));
+    return total<S>(sum[0] + sum[1]);
+  }
+#endif
+  return row_sum<S>(E, [&](long e, auto count) INLINE_LAMBDA {
+    const Vec<S> at = widen(y + e, count), d = widen(dy + e, count);
+    if (dx) claim(dx + e);
+    return logarithm ? at == -infinity<S> ? Vec<S>{} : d : d * at;
+  });
 }
 
 template <class T, bool logarithm> void softmax_back(const RowProblem& p, int64_t index, Arena) {
   typedef RowTask<T> Task;
   typedef typename Task::S S;
   const Task task(p, index);
+  const long soon[] = {p.y.row, p.dy.row};
+  const bool far = p.far;
   for (long r = task.first; r < task.last; r++) {
     const T *y = task.row(p.y, r), *dy = task.row(p.dy, r);
     T* dx = task.out(r);
-    const auto given = [&](Vec<S> y, Vec<S> d) INLINE_LAMBDA {  // without what a row does not see
-      return logarithm ? y == -infinity<S> ? Vec<S>{} : d : d * y;
-    };
-    const S sum = row_sum<S>(
-        p.E, [&](long e, auto count) INLINE_LAMBDA { return given(widen(y + e, count), widen(dy + e, count)); });
+    const S sum = along<T, logarithm>(y, dy, far ? nullptr : dx, p.E);
     each<S>(p.E, [&](long e, auto count) INLINE_LAMBDA {
+      ahead(y + soon[0] + e), ahead(dy + soon[1] + e);
       const Vec<S> at = widen(y + e, count), d = widen(dy + e, count);
-      put(logarithm ? given(at, d) - expv<S>(at) * sum : at * (d - sum), dx + e, count, p.far);
+      const Vec<S> seen = logarithm ? at == -infinity<S> ? Vec<S>{} : d : d;
+      put(logarithm ? seen - power<T, S>(at) * sum : at * (d - sum), dx + e, count, far);
     });
   }
 }

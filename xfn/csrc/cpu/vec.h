@@ -39,6 +39,7 @@ template <class S> INLINE void stream(S* p, Vec<S> v) {
   store(p, v);
 }
 INLINE void ahead(const void* p) { __builtin_prefetch(p, 0, 2); }  // into the second cache
+INLINE void claim(const void* p) { __builtin_prefetch(p, 1, 2); }  // for what is written soon
 INLINE void fence() {
 #ifdef AVX512
   _mm_sfence();

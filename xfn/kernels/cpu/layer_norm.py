@@ -18,9 +18,9 @@ def forward(x: Group, c: Group, *, eps: float, centered: bool = True) -> tuple[T
     given, weight, bias = (*x, None)[:3]
     parts = Parts.of([given], [weight, bias])
     if parts is None:
-        return (NORM(given, weight, bias, 0, eps, centered),)
+        return (NORM(given, weight, bias, 0, eps, centered)[0],)
     lines = parts.shared(weight), parts.shared(bias)
-    return (NORM(parts.rows(given), *lines, parts.outer, eps, centered),)
+    return (NORM(parts.rows(given), *lines, parts.outer, eps, centered)[0],)
 
 
 def backward(
@@ -30,9 +30,9 @@ def backward(
     d = cotangent(dy[0], y[0])
     parts = Parts.of([given, d], [weight, bias])
     if parts is None:
-        found = NORM_BACKWARD(given, weight, bias, d, 0, eps, centered, bits(needs))
+        found = NORM_BACKWARD(given, weight, bias, d, None, 0, eps, centered, bits(needs))
         return [g if need else None for g, need in zip(found, needs, strict=False)]
     lines = parts.shared(weight), parts.shared(bias)
-    dx, *shared = NORM_BACKWARD(parts.rows(given), *lines, parts.rows(d), parts.outer, eps, centered, bits(needs))
+    dx, *shared = NORM_BACKWARD(parts.rows(given), *lines, parts.rows(d), None, parts.outer, eps, centered, bits(needs))
     grads = [parts.shared_grad(g, t, need) for g, t, need in zip(shared, x[1:], needs[1:], strict=False)]
     return [parts.grad(dx, given, needs[0]), *grads]
