@@ -103,6 +103,17 @@ def test_a_view_and_a_line_of_sums_are_taken_as_they_are(op: str) -> None:
     same(*(grad(y.square().sum(), given) for y in (short, long)))
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_softmaxes_of_the_largest_numbers(dtype: torch.dtype) -> None:
+    most, inf = torch.finfo(dtype).max, torch.inf
+    rows = [[most] * 19, [-most] * 19, [most, *[-most] * 18], [-inf, *[-most] * 18], [-most, *[most] * 18]]
+    for f, torch_s in ((xfn.softmax, torch.softmax), (xfn.log_softmax, torch.log_softmax)):
+        x = torch.tensor(rows, dtype=dtype, requires_grad=True)
+        y, want = f(x), torch_s(x.double(), -1)
+        torch.testing.assert_close(y.double().exp(), want.exp(), atol=8 * torch.finfo(dtype).eps, rtol=0)
+        assert grad(y.exp().sum(), x)[0].isfinite().all()
+
+
 @OP
 def test_only_what_is_wanted_is_returned(op: str) -> None:
     for wanted in range(1 + OPS[op][2]):

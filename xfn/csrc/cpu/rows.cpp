@@ -11,7 +11,7 @@ using Two = std::tuple<Tensor, Tensor>;
 using Three = std::tuple<Tensor, Tensor, Tensor>;
 using Four = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 
-constexpr int64_t FAR = 16 << 20;  // bytes of a result that goes past the caches
+constexpr int64_t FAR = 4 << 20, LATER = 16 << 20;  // bytes of a result that goes past the caches; if it is kept
 
 // x is [..., E], or [..., heads, K] with `inner` two; the first `outer` of its dims are parts, those up to `rank` rows.
 // What rows share has E numbers, or E for each part.
@@ -27,10 +27,11 @@ struct Call {
     for (int64_t i = 0; i < rank; i++) (i < outer ? p.P : p.R) *= x.size(i);
     // As many rows as are worth a task, and at most 64 tasks a part: by shape alone, for sums follow the tasks.
     p.chunk = std::max({(int64_t)1, 32768 / std::max<int64_t>(1, p.E), (p.R + 63) / 64});
-    p.far = p.P * p.R * p.E * x.element_size() >= FAR;
+    p.far = bytes() >= FAR;
     alive.reserve(8);
   }
 
+  int64_t bytes() const { return p.P * p.R * p.E * x.element_size(); }
   // From one of dims [first, last) that are walked as one to the next, or −1: they cannot be.
   static int64_t step(const Tensor& t, int64_t first, int64_t last) {
     int64_t found = 0, next = -1;
@@ -178,7 +179,7 @@ Three norm_backward(const Tensor& x, const Maybe& weight, const Maybe& bias, con
 Tensor softmax(const Tensor& x, const Maybe& lo, const Maybe& hi, int64_t outer, bool logarithm) {
   Call call(x, outer);
   call.set(call.p.x, x), call.bound(call.p.lo, lo), call.bound(call.p.hi, hi);
-  call.p.logarithm = logarithm;
+  call.p.logarithm = logarithm, call.p.far = call.bytes() >= LATER;  // a backward pass reads it
   Tensor y = call.out();
   call.run(RowMember::softmax);
   return y;

@@ -64,13 +64,18 @@ template <class T, bool logarithm> void softmax_rows(const RowProblem& p, int64_
 template <class T, bool logarithm, class S = typename RowTask<T>::S>
 INLINE S along(const T* y, const T* dy, const T* dx, long E) {
 #ifdef AVX512BF16
-  if constexpr (std::is_same_v<T, bf16> && !logarithm) {  // of pairs, without widening them
+  if constexpr (std::is_same_v<T, bf16>) {  // of pairs, without widening them
     constexpr long N = 2 * L<S>;
     Vec<S> sum[2] = {};
     long e = 0;
     const auto add = [&](int way, long e, int left) INLINE_LAMBDA {
       if (dx) claim(dx + e);
-      sum[way] = Pairs::mac(Pairs::words(y + e, left), Pairs::words(dy + e, left), sum[way]);
+      Vec<S> at = Pairs::words(y + e, left), d = Pairs::words(dy + e, left);
+      if (logarithm) {
+        const __mmask32 seen = _mm512_cmpneq_epi16_mask((__m512i)at, _mm512_set1_epi16((short)0xff80));  // −∞
+        at = (Vec<S>)_mm512_set1_epi16(0x3f80), d = (Vec<S>)_mm512_maskz_mov_epi16(seen, (__m512i)d);    // 1
+      }
+      sum[way] = Pairs::mac(at, d, sum[way]);
     };
     for (; e + 2 * N <= E; e += 2 * N) add(0, e, N), add(1, e + N, N);
     for (; e < E; e += N) add(0, e, (int)std::min(N, E - e));
