@@ -66,7 +66,8 @@ def rows(settings: Settings) -> Iterator[Row]:
         yield Row(function, f"{function} {name(dtype)} {ROWS}x{E}", make, dtype, goals=GOALS)
     for p, dtype, E in product((0.0, 0.1), (torch.float32, torch.bfloat16), widths[:3]):
         title = f"fused_mlp {f'dropout {p:g} ' if p else ''}{name(dtype)} 512x{E}"
-        yield Row("fused_mlp", title, partial(layers, p, dtype, E), dtype, goals=MLP_GOALS)
+        flops = 6 * 2 * 512 * E * 4 * E  # of two products, and two for the gradients of each
+        yield Row("fused_mlp", title, partial(layers, p, dtype, E), dtype, flops, MLP_GOALS)
 
 
 GOALS = (faster(1.5, of="torch"), faster(1.0, of="compiled"))
@@ -76,7 +77,15 @@ MLP_GOALS = (faster(1.2, of="torch"), faster(1.0, of="compiled"), faster(0.97, o
 def rowwise(function: str, dtype: torch.dtype, E: int) -> Contest:
     ours, theirs, rest = ROWWISE[function]
     shapes = [(ROWS, E), *((ROWS, E) if what == "x" else (E,) for what in rest.split())]
-    return contest(ours, theirs, drawn(shapes, dtype), comparable="dropout" not in function)
+    tensors = drawn(shapes, dtype)
+    beside = {} if "x" in rest else {"moving": moving(tensors[0])}
+    return contest(ours, theirs, tensors, comparable="dropout" not in function, **beside)
+
+
+def moving(x: Tensor) -> Call:
+    """What torch takes to read and write what a value and its gradient must: x for y, x and dy for dx."""
+    words, others = (t.view(torch.int32) for t in (x, torch.zeros_like(x)))
+    return Call(lambda: (words.clone(), words ^ others))
 
 
 def layers(p: float, dtype: torch.dtype, E: int) -> Contest:
@@ -91,7 +100,9 @@ def layers(p: float, dtype: torch.dtype, E: int) -> Contest:
 
     tensors = drawn([(512, E), (4 * E, E), (4 * E,), (E, 4 * E), (E,)], dtype)
     tensors = [t * E**-0.5 if i else t for i, t in enumerate(tensors)]
-    return contest(partial(ours, xfn.fused_mlp), theirs, tensors, comparable=not p, mlp=partial(ours, xfn.mlp))
+    d = direction(tensors)
+    mlp = Call(both(partial(ours, xfn.mlp), tensors, d))
+    return contest(partial(ours, xfn.fused_mlp), theirs, tensors, comparable=not p, mlp=mlp)
 
 
 def drawn(shapes: Sequence[tuple[int, ...]], dtype: torch.dtype) -> list[Tensor]:
@@ -99,12 +110,13 @@ def drawn(shapes: Sequence[tuple[int, ...]], dtype: torch.dtype) -> list[Tensor]
     return [torch.randn(shape, generator=generator).to(dtype) for shape in shapes]
 
 
-def contest(
-    ours: Function, theirs: Function, tensors: list[Tensor], *, comparable: bool, mlp: Function | None = None
-) -> Contest:
+def direction(tensors: list[Tensor]) -> Tensor:
+    """What a gradient goes along."""
+    return torch.randn(tensors[0].shape, generator=torch.Generator().manual_seed(1)).to(tensors[0].dtype)
+
+
+def contest(ours: Function, theirs: Function, tensors: list[Tensor], *, comparable: bool, **beside: Call) -> Contest:
     torch.compiler.reset()  # a function that was compiled too often for other shapes would run uncompiled
-    compiled = torch.compile(theirs, dynamic=False)
-    d = torch.randn(tensors[0].shape, generator=torch.Generator().manual_seed(1)).to(tensors[0].dtype)
+    compiled, d = torch.compile(theirs, dynamic=False), direction(tensors)
     peers = {"torch": Call(both(theirs, tensors, d)), "compiled": Call(both(compiled, tensors, d), compiled=True)}
-    beside = {} if mlp is None else {"mlp": Call(both(mlp, tensors, d))}
     return Contest(Call(both(ours, tensors, d)), peers, beside, comparable)
