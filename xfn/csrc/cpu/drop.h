@@ -88,7 +88,7 @@ template <class T> struct Drop : Drawn<T> {
       for (long at = 0; at < p.E; at += COLUMNS) {
         const long count = std::min(COLUMNS, p.E - at);
         begin(r, at, count);
-        activate<S, false>(p.activation, moved, count);
+        activate<S, false>(p.activation, moved, count, sizeof(T) == 2);
         const T* residual = p.residual.data ? this->row(p.residual, r) + at : nullptr;
         T* y = this->out(r) + at;
         each<S>(count, [&](long e, auto some) INLINE_LAMBDA {
@@ -105,7 +105,7 @@ template <class T> struct Drop : Drawn<T> {
         const long count = std::min(COLUMNS, p.E - at);
         begin(r, at, count);
         const bool bent = p.activation != Activation::identity;
-        if (bent) activate<S, true>(p.activation, moved, count);
+        if (bent) activate<S, true>(p.activation, moved, count, sizeof(T) == 2);
         const T* dy = this->row(p.dy, r) + at;
         T* dx = p.out ? this->out(r) + at : nullptr;
         each<S>(count, [&](long e, auto some) INLINE_LAMBDA {
