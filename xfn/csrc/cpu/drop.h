@@ -83,7 +83,11 @@ template <class T> struct Drop : Drawn<T> {
     this->choose(r, at, count);
   }
 
+  // From columns at `at` to those whose turn is next, in this row or the next one.
+  long soon(const Grid& g, long at) const { return at + COLUMNS < p.E ? COLUMNS : g.row - at; }
+
   void forward() const {
+    const bool far = p.far;
     for (long r = this->first; r < this->last; r++)
       for (long at = 0; at < p.E; at += COLUMNS) {
         const long count = std::min(COLUMNS, p.E - at);
@@ -91,15 +95,18 @@ template <class T> struct Drop : Drawn<T> {
         activate<S, false>(p.activation, moved, count, sizeof(T) == 2);
         const T* residual = p.residual.data ? this->row(p.residual, r) + at : nullptr;
         T* y = this->out(r) + at;
+        const T* const next = this->row(p.x, r) + at + soon(p.x, at);
         each<S>(count, [&](long e, auto some) INLINE_LAMBDA {
+          ahead(next + e);
           const Vec<S> v = this->kept(load(moved + e), e);
-          put(residual ? v + widen(residual + e, some) : v, y + e, some, p.far);
+          put(residual ? v + widen(residual + e, some) : v, y + e, some, far);
         });
       }
   }
 
   void backward() const {
-    S* dbias = this->sum(p.dbias);
+    S* const dbias = this->sum(p.dbias);
+    const bool far = p.far;
     for (long r = this->first; r < this->last; r++)
       for (long at = 0; at < p.E; at += COLUMNS) {
         const long count = std::min(COLUMNS, p.E - at);
@@ -108,9 +115,11 @@ template <class T> struct Drop : Drawn<T> {
         if (bent) activate<S, true>(p.activation, moved, count, sizeof(T) == 2);
         const T* dy = this->row(p.dy, r) + at;
         T* dx = p.out ? this->out(r) + at : nullptr;
+        const T *const next = this->row(p.x, r) + at + soon(p.x, at), *const then = dy + soon(p.dy, at);
         each<S>(count, [&](long e, auto some) INLINE_LAMBDA {
+          ahead(next + e), ahead(then + e);
           const Vec<S> d = this->kept(widen(dy + e, some), e), v = bent ? d * load(moved + e) : d;
-          if (dx) put(v, dx + e, some, p.far);
+          if (dx) put(v, dx + e, some, far);
           if (dbias) narrow(widen(dbias + at + e, some) + v, dbias + at + e, some);
         });
       }
