@@ -28,19 +28,18 @@ template <class T, bool centered> struct Norm : RowTask<T> {
         kept(p.moments ? (S*)p.moments + this->part * p.R * 2 : nullptr) {}
 
   void forward() const {
-    by_rows<1>([&]<int some>(std::integral_constant<int, some>, long r) INLINE_LAMBDA { values<some>(r); });
+    by_rows([&]<int some>(std::integral_constant<int, some>, long r) INLINE_LAMBDA { values<some>(r); });
   }
   void backward() const {
-    by_rows<2>([&]<int some>(std::integral_constant<int, some>, long r) INLINE_LAMBDA { gradients<some>(r); });
+    by_rows([&]<int some>(std::integral_constant<int, some>, long r) INLINE_LAMBDA { gradients<some>(r); });
   }
 
  private:
-  // f(rows, first of them); `few` where they contend for the same lines of the first cache.
-  template <int few, class F> void by_rows(const F& f) const {
+  // f(rows, first of them): one by one where they contend for the same lines of the first cache.
+  template <class F> void by_rows(const F& f) const {
     long r = this->first;
     for (; !contend() && r + MOST <= this->last; r += MOST) f(std::integral_constant<int, MOST>(), r);
-    for (; r + few <= this->last; r += few) f(std::integral_constant<int, few>(), r);
-    if (r < this->last) f(std::integral_constant<int, 1>(), r);
+    for (; r < this->last; r++) f(std::integral_constant<int, 1>(), r);
   }
   bool contend() const { return !p.far && p.E * sizeof(T) % 4096 == 0; }
   // Of a row each, in one place: those that were kept and those found anew have the same bits.

@@ -1,5 +1,6 @@
 // The plainest calls of norms and softmaxes without Python, reverse mode included: rows of one batch, and what they
 // share, if anything, in one line. Any other call gets nothing back, and takes the road through Python.
+#pragma once
 #include <cmath>
 #include "swift.h"
 

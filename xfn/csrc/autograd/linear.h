@@ -1,5 +1,6 @@
 // Plain maps of many rows, x Wᵀ + b, by our own products where those are faster than torch's. Differentiated twice, or
 // by any transform, a map is torch's own.
+#pragma once
 #include "swift.h"
 
 namespace {

@@ -1,5 +1,6 @@
 // The plainest calls of attention, also over a layout, without Python, reverse mode included: q, k and v of one batch,
 // bounds, and the default scale. Any other call gets nothing back, and takes the road through Python.
+#pragma once
 #include <cmath>
 #include "swift.h"
 

@@ -1,5 +1,6 @@
 // What stands between products without Python, reverse mode included: a bias and an activation, and a gate. Nothing is
 // dropped here, nor added. Any other call gets nothing back, and takes the road through Python.
+#pragma once
 #include "swift.h"
 
 namespace {
