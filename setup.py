@@ -126,7 +126,8 @@ class Build(build_ext):
             for folder in (into, to.parent):
                 folder.mkdir(parents=True, exist_ok=True)
             first = lambda source: '"kernels.h"' not in Path(source).read_text()  # those take the longest by far
-            with ThreadPoolExecutor(os.cpu_count()) as pool:
+            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+            with ThreadPoolExecutor(cores) as pool:
                 objects = list(pool.map(compile, sorted(extension.sources, key=first)))
             half = to.with_suffix(".half")  # whoever is stopped here leaves no half of a library
             link = ["-shared", *objects, "-o", str(half), *libraries]
