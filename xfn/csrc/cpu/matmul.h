@@ -44,9 +44,13 @@ template <class Kind> struct Matmul {
       for (long row = m; row < end; row += TALL) {
         const long rows = std::min(TALL, end - row);
         const S* a = sixes ? sixes + (row - m) / TALL * room : (const S*)p.a + row * p.a_row + k;
-        for (long n = n0; n < n1; n += LANES)
-          gemm<Kind>(a, sixes ? 1 : p.a_row, sixes ? TALL : 1, panel(n), LANES, depth, (S*)p.c + row * p.N + n, p.N,
-                     rows, std::min<long>(LANES, n1 - n), k > 0);
+        for (long n = n0; n < n1; n += LANES) {
+          S* const c = (S*)p.c + row * p.N + n;
+          for (long i = 0; i < rows; i++)  // there when their sums are
+            for (long v = 0; v < LANES; v += 64 / sizeof(S)) claim(c + i * p.N + v);
+          gemm<Kind>(a, sixes ? 1 : p.a_row, sixes ? TALL : 1, panel(n), LANES, depth, c, p.N, rows,
+                     std::min<long>(LANES, n1 - n), k > 0);
+        }
         if (p.line && k + depth == p.K) add(row, row + rows);
       }
     }
