@@ -13,8 +13,8 @@ bool product(const Run& r, long then, const Keys<Kind>& k, const S* q, S* to, bo
   if (!k || !q) return add;
   const long l0 = r.v0 * L<S>, n = r.n + r.at;
   const auto with = [&](const auto& next) INLINE_LAMBDA {
-    gemm<Kind>(k.at(n), k.row, 1, q + l0, LANES, k.words(), to + r.at * LANES + l0, LANES, r.rows, (r.v1 - r.v0) * L<S>,
-               add, Alone(), next);
+    gemm<typename Kind::Words>(k.at(n), k.row, 1, q + l0, LANES, k.words(), to + r.at * LANES + l0, LANES, r.rows,
+                               (r.v1 - r.v0) * L<S>, add, Alone(), next);
   };
   then >= 0 ? with(k.soon(n + STEP, n + r.rows, then)) : with(Never());
   return true;

@@ -145,8 +145,9 @@ template <class Kind, class Tangent> size_t forward(const Problem& p, int64_t in
           const Run r = run.part(at, tall);
           done = r.rows;
           const auto multiply = [&](const auto& next) INLINE_LAMBDA {
-            gemm<Kind>(k.at(n + at), k.row, 1, q + r.v0 * L<S>, LANES, k.words(), w.row(at) + r.v0 * L<S>, LANES,
-                       r.rows, (r.v1 - r.v0) * L<S>, false, beside, next);
+            gemm<typename Kind::Words>(k.at(n + at), k.row, 1, q + r.v0 * L<S>, LANES, k.words(),
+                                       w.row(at) + r.v0 * L<S>, LANES, r.rows, (r.v1 - r.v0) * L<S>, false, beside,
+                                       next);
           };
           then < 0 ? multiply(Never()) : multiply(k.soon(n + at + STEP, n + run.at + run.rows, then));
           if (adds) tile.add(bias, (S)p.scale, w.numbers, r, n);

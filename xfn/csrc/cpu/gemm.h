@@ -39,7 +39,7 @@ struct Never {
   INLINE void pass(long) {}
 };
 
-template <class Kind, int R, int W, class Next, class S>
+template <class Words, int R, int W, class Next, class S>
 INLINE void multiply(Vec<S> (&c)[R][W], const S* A, long ra, long ka, const S* B, long kb, long depth, Next next) {
 #pragma GCC unroll 1
   for (long k = 0; k < depth; k++) {
@@ -50,12 +50,12 @@ INLINE void multiply(Vec<S> (&c)[R][W], const S* A, long ra, long ka, const S* B
 #pragma GCC unroll 64
     for (int r = 0; r < R; r++) {
       if constexpr (W == 1) {
-        c[r][0] = Kind::mac(A + r * ra, b[0], c[r][0]);
+        c[r][0] = Words::mac(A + r * ra, b[0], c[r][0]);
       } else {
         Vec<S> a = splat(word(A + r * ra));
         KEEP(a);  // in a register: one broadcast for W products
 #pragma GCC unroll 64
-        for (int v = 0; v < W; v++) c[r][v] = Kind::mac(a, b[v], c[r][v]);
+        for (int v = 0; v < W; v++) c[r][v] = Words::mac(a, b[v], c[r][v]);
       }
     }
     A += ka;
@@ -64,13 +64,13 @@ INLINE void multiply(Vec<S> (&c)[R][W], const S* A, long ra, long ka, const S* B
 }
 
 // In registers; what it is added to is read last, for the product need not wait for that.
-template <class Kind, int R, int W, class Next, class S = typename Kind::S>
+template <class Words, int R, int W, class Next, class S = typename Words::S>
 __attribute__((noinline)) void micro(const S* A, long ra, long ka, const S* B, long kb, long depth, S* C, long rc,
                                      bool add, Next next) {
   Vec<S> c[R][W];
 #pragma GCC unroll 64
   for (int i = 0; i < R * W; i++) c[i / W][i % W] = Vec<S>{};
-  multiply<Kind>(c, A, ra, ka, B, kb, depth, next);
+  multiply<Words>(c, A, ra, ka, B, kb, depth, next);
   if (add) {
 #pragma GCC unroll 64
     for (int i = 0; i < R * W; i++) c[i / W][i % W] += load(C + i / W * rc + i % W * L<S>);
@@ -84,11 +84,11 @@ struct Alone {
 };
 
 // Rows in tiles of nearly equal height, R at most; after each, `beside` is told how many steps it took.
-template <class Kind, int W, int R, class Beside, class Next, class S = typename Kind::S>
+template <class Words, int W, int R, class Beside, class Next, class S = typename Words::S>
 INLINE void column(const S* A, long ra, long ka, const S* B, long kb, long depth, S* C, long rc, long rows, bool add,
                    const Beside& beside, Next next) {
   constexpr auto HEIGHTS = []<int... I>(std::integer_sequence<int, I...>) {
-    return std::array{&micro<Kind, I + 1, W, Next>...};
+    return std::array{&micro<Words, I + 1, W, Next>...};
   }(std::make_integer_sequence<int, R>{});
   const long tiles = (rows + R - 1) / R, low = rows / tiles, tall = rows - low * tiles;
   for (long t = 0; t < tiles; t++) {
@@ -102,7 +102,7 @@ INLINE void column(const S* A, long ra, long ka, const S* B, long kb, long depth
 }
 
 // rows x lanes, lanes a multiple of L.
-template <class Kind, class Beside = Alone, class Next = Never, class S = typename Kind::S>
+template <class Words, class Beside = Alone, class Next = Never, class S = typename Words::S>
 void gemm(const S* A, long ra, long ka, const S* B, long kb, long depth, S* C, long rc, long rows, long lanes, bool add,
           const Beside& beside = {}, const Next& next = {}) {
   constexpr int l = L<S>, WIDE = REGISTERS == 32 ? 4 : 2;
@@ -110,7 +110,7 @@ void gemm(const S* A, long ra, long ka, const S* B, long kb, long depth, S* C, l
   bool first = true;
   const auto columns = [&]<int W, int R>(std::integer_sequence<int, W, R>) {
     const auto with = [&](const auto& next) INLINE_LAMBDA {
-      column<Kind, W, R>(A, ra, ka, B, kb, depth, C, rc, rows, add, beside, next);
+      column<Words, W, R>(A, ra, ka, B, kb, depth, C, rc, rows, add, beside, next);
     };
     if constexpr (W == WIDE)
       first ? with(next) : with(Never());

@@ -100,9 +100,9 @@ template <class Kind, bool second> size_t gradient(const Problem& p, int64_t ind
           if (!to || !b) return;
           const auto at = [&](long key) { return to + (key - n0) * width; };
           const auto multiply = [&](const auto& next) INLINE_LAMBDA {
-            gemm<Kind>(a.lanes + (r.at * LANES + l0) / Kind::PAIR, LANES / Kind::PAIR, 1,
-                       b.rows + l0 / Kind::PAIR * b.stride, b.stride, lanes / Kind::PAIR, at(key), width, r.rows, width,
-                       add, beside, next);
+            gemm<typename Kind::Words>(a.lanes + (r.at * LANES + l0) / Kind::PAIR, LANES / Kind::PAIR, 1,
+                                       b.rows + l0 / Kind::PAIR * b.stride, b.stride, lanes / Kind::PAIR, at(key),
+                                       width, r.rows, width, add, beside, next);
           };
           then < 0 ? multiply(Never()) : multiply(Soon::upto(at(key + STEP), width, shift, r.rows - STEP, at(then)));
         };
@@ -114,9 +114,9 @@ template <class Kind, bool second> size_t gradient(const Problem& p, int64_t ind
         if (!p.dq || !a) return;
         tile.sum([&](const Run& r) {
           const long l0 = r.v0 * L<S>;
-          gemm<Kind>(a.pairs_at(r.n + r.at), 1, a.column, b.keys + r.at / Kind::PAIR * LANES + l0, LANES,
-                     (r.rows + Kind::PAIR - 1) / Kind::PAIR, sums.at + l0, LANES, p.K, (r.v1 - r.v0) * L<S>,
-                     sums.add(r.v0, r.v1), beside);
+          gemm<typename Kind::Words>(a.pairs_at(r.n + r.at), 1, a.column, b.keys + r.at / Kind::PAIR * LANES + l0,
+                                     LANES, (r.rows + Kind::PAIR - 1) / Kind::PAIR, sums.at + l0, LANES, p.K,
+                                     (r.v1 - r.v0) * L<S>, sums.add(r.v0, r.v1), beside);
         });
       };
       to_queries(at.slant(), k);

@@ -6,6 +6,7 @@ namespace {
 template <class T_, class S_> struct Numbers {  // each widened to one word
   typedef T_ T;
   typedef S_ S;
+  typedef Numbers<S, S> Words;  // the same once widened
   static constexpr int PAIR = 1;
   static constexpr bool in_place = std::is_same_v<T, S>;
   static constexpr int degree = sizeof(T) == 2 ? 4 : 5;  // of the polynomial in exp2
@@ -26,6 +27,7 @@ template <class T_, class S_> struct Numbers {  // each widened to one word
 struct Pairs {  // of bfloat16, multiplied and summed two by two
   typedef bf16 T;
   typedef float S;
+  typedef Pairs Words;
   static constexpr int PAIR = 2;
   static constexpr bool in_place = true;
   static constexpr int degree = 3;
@@ -265,9 +267,9 @@ template <class Kind> struct Sums {
     if (!v) return;
     tile.sum([&](const auto& r) {
       const long l0 = r.v0 * L<S>;
-      gemm<Kind>(v.pairs_at(r.n + r.at), 1, v.column, w.keys + r.at / Kind::PAIR * LANES + l0, LANES,
-                 (r.rows + Kind::PAIR - 1) / Kind::PAIR, at + l0, LANES, features, (r.v1 - r.v0) * L<S>,
-                 add(r.v0, r.v1), beside);
+      gemm<typename Kind::Words>(v.pairs_at(r.n + r.at), 1, v.column, w.keys + r.at / Kind::PAIR * LANES + l0, LANES,
+                                 (r.rows + Kind::PAIR - 1) / Kind::PAIR, at + l0, LANES, features, (r.v1 - r.v0) * L<S>,
+                                 add(r.v0, r.v1), beside);
     });
   }
   void shrink(int v, Vec<S> by) const {

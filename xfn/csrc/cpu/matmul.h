@@ -48,8 +48,8 @@ template <class Kind> struct Matmul {
           S* const c = (S*)p.c + row * p.N + n;
           for (long i = 0; i < rows; i++)  // there when their sums are
             for (long v = 0; v < LANES; v += 64 / sizeof(S)) claim(c + i * p.N + v);
-          gemm<Kind>(a, sixes ? 1 : p.a_row, sixes ? TALL : 1, panel(n), LANES, depth, c, p.N, rows,
-                     std::min<long>(LANES, n1 - n), k > 0);
+          gemm<typename Kind::Words>(a, sixes ? 1 : p.a_row, sixes ? TALL : 1, panel(n), LANES, depth, c, p.N, rows,
+                                     std::min<long>(LANES, n1 - n), k > 0);
         }
         if (p.line && k + depth == p.K) add(row, row + rows);
       }
