@@ -1,4 +1,4 @@
-"""Maps of many rows by our own products: what torch's map gives, under autograd too."""
+"""Plain maps without Python, those of many rows by our own products: what torch's map gives, under autograd too."""
 
 import os
 import subprocess
@@ -11,11 +11,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from torch.autograd import grad
+from torch.autograd import forward_ad, grad
 
 import xfn
 from xfn._core.dispatch import module, swift
-from xfn.ops.linear import affine
+from xfn.ops.fused_linear import affine
 
 try:
     SWIFT = swift("cpu", "linear")
@@ -153,21 +153,50 @@ def test_neither_threads_nor_other_rows_change_a_bit() -> None:
     assert torch.equal(found[0][2], affine(x[2], w, b))
 
 
-def declined() -> dict[str, tuple[Tensor, Tensor, Tensor | None]]:
-    """Calls that torch's product is better at, or that are to raise there."""
-    x, w, b = (t.detach() for t in operands())
+Call = tuple[Tensor, Tensor, Tensor | None]
+
+
+def torchs() -> dict[str, Call]:
+    """Calls that torch's product is better at."""
+    x, w, b = operands()
     return {
         "few rows": (x[:31], w, b),
         "little work": (x[:, :16].contiguous(), w[:, :16], b),
         "odd features": (randn(M, 130), randn(F, 130), b),
         "odd outputs": (x, w[:-1], b[:-1]),
-        "other features": (x, randn(F, 144), b),
-        "other bias": (x, w, b[:-16]),
         "strides": (x.mT.contiguous().mT, w, b),
-        "a row": (x[0], w, b),
-        "weights of each": (x, w.expand(2, -1, -1), b),
+        "a strided bias": (x, w, b.repeat_interleave(2)[::2]),
+        "no bias": (x[:1], w, None),
         "half types": (x.bfloat16(), w.bfloat16(), b.bfloat16()),
         "doubles": (x.double(), w.double(), b.double()),
+    }
+
+
+@pytest.mark.parametrize("name", torchs())
+def test_such_a_call_is_torch_s(name: str) -> None:
+    """To the bit, and with its gradient."""
+    assert SWIFT is not None
+    x, w, b = torchs()[name]
+    y, want = SWIFT(x, w, b), torch.nn.functional.linear(x, w, b)
+    assert torch.equal(y, want)
+    assert type(y.grad_fn) is type(want.grad_fn)
+    leaves = [t for t in (x, w, b) if t is not None and t.requires_grad]
+    assert all(map(torch.equal, grad(y.sum(), leaves), grad(want.sum(), leaves)))
+
+
+def declined() -> dict[str, Call]:
+    """Calls that are to raise, or to be looked at elsewhere."""
+    x, w, b = (t.detach() for t in operands())
+    return {
+        "other features": (x, randn(F, 144), b),
+        "other bias": (x, w, b[:-16]),
+        "one bias": (x, w, b[:1]),
+        "a row": (x[0], w, b),
+        "no rows": (x[:0], w, b),
+        "weights of each": (x, w.expand(2, -1, -1), b),
+        "other dtypes": (x, w.bfloat16(), b),
+        "a bias of another dtype": (x, w, b.double()),
+        "integers": (x.int(), w.int(), None),
         "elsewhere": (x.to("meta"), w.to("meta"), None),
         "sparse": (x.to_sparse(), w, b),
     }
@@ -183,6 +212,9 @@ def test_a_call_is_declined_where_something_is_on() -> None:
     assert SWIFT is not None
     with torch.autocast("cpu"):
         assert SWIFT(*operands()) is None
+    with forward_ad.dual_level():
+        x, w, b = (t.detach() for t in operands())
+        assert SWIFT(forward_ad.make_dual(x, x), w, b) is None
     x, w, b = (t.detach() for t in operands())
     rows = torch.func.vmap(lambda row: xfn.linear({"weight": w, "bias": b}, row))(x)
     near([rows], [torch.nn.functional.linear(x.double(), w.double(), b.double())], E)

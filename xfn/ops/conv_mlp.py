@@ -19,7 +19,8 @@ from .._core.shapes import Signature
 from ._grid import each, placed
 from ._init import zeros
 from .dropout import Activate, dropout
-from .linear import Linear, product
+from .fused_linear import affine, fused_linear
+from .linear import Linear
 
 SIGNATURE = Signature.parse(
     "x M E, up.weight F E, up.bias? F, mix.weight F 3 3, mix.bias? F, down.weight O F, down.bias? O -> y M O"
@@ -101,9 +102,9 @@ def conv_mlp(
     """
     t, sizes, _ = taken("conv_mlp", SIGNATURE, params, {"x": x})
     grid = placed(sizes["M"], grid)
-    h = dropout(product(t["x"], t["up.weight"]), 0.0, t.get("up.bias"))
+    h = affine(t["x"], t["up.weight"], t.get("up.bias"))
     h = dropout(each(h, t["mix.weight"], t.get("mix.bias"), grid), 0.0, None, activation)
-    return dropout(product(h, t["down.weight"]), p, t.get("down.bias"), key=key, backend=backend)
+    return fused_linear(h, t["down.weight"], p, t.get("down.bias"), key=key, backend=backend)
 
 
 def reference(params: ConvMLP, x: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -9,6 +9,7 @@ differentiates take it.
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .. import random
@@ -16,7 +17,7 @@ from .._core.activations import check_activation
 from .._core.case import Case, beside
 from .._core.dispatch import OVERRIDE, Call, objections, swift
 from .._core.kinds import wide
-from .._core.levels import overt, plain, records
+from .._core.levels import TENSORS, overt, plain, records
 from .._core.primitive import Lean
 from .._core.shapes import Signature
 from .dropout import Activate, check_key, dropout
@@ -38,6 +39,8 @@ def fused_linear(
 ) -> Tensor:
     """residual + dropout(activation(x Wᵀ + bias)), of operands that were checked: by torch's product and
     :func:`xfn.dropout`, or where ``at_once`` finds a kernel for both, by that."""
+    if activation == "identity" and not p and residual is None:
+        return affine(x, weight, bias)
     named = backend or OVERRIDE
     if named == "triton" or (named is None and x.is_cuda):
         y = at_once((x, weight, bias, residual), p, activation, key, named)
@@ -66,6 +69,16 @@ def at_once(
     return FUSED_LINEAR.bind(*tensors, **options, backend="triton")[0]
 
 
+def affine(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x Wᵀ + b, by torch where it can: its own map knows no symbolic sizes, and of one row see :func:`product`."""
+    y = swiftly(x, weight, bias)
+    if y is not None:
+        return y
+    if x.dim() > 1 and not torch.compiler.is_compiling():
+        return torch.nn.functional.linear(x, weight, bias)
+    return dropout(product(x, weight), 0.0, bias)
+
+
 def product(x: Tensor, weight: Tensor) -> Tensor:
     """x Wᵀ. One row is taken for a matrix, for torch gives a batch of tangents of its own product a dim too many."""
     y = swiftly(x, weight)
@@ -74,11 +87,11 @@ def product(x: Tensor, weight: Tensor) -> Tensor:
     return x @ weight.mT if x.dim() > 1 else (x.unsqueeze(0) @ weight.mT).squeeze(0)
 
 
-def swiftly(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor | None:
-    """x Wᵀ + b of many rows that nothing looks at, where our own products are faster than torch's; else None."""
-    if not overt((x, weight, bias)) or not x.is_cpu or (taken := swift("cpu", "linear")) is None:
+def swiftly(x: Tensor, weight: Tensor | None, bias: Tensor | None = None) -> Tensor | None:
+    """x Wᵀ + b of rows that nothing looks at; else None."""
+    if type(x) not in TENSORS or weight is None or not overt((x, weight, bias)) or not x.is_cpu:
         return None
-    return taken(x, weight, bias)  # type: ignore[no-any-return]
+    return None if (taken := swift("cpu", "linear")) is None else taken(x, weight, bias)
 
 
 def reference(

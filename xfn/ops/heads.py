@@ -21,8 +21,9 @@ from .._core.shapes import Signature
 from ..bias import Bias, causal
 from ._init import even, zeros
 from .attention import attention
-from .dropout import check_key, dropout
-from .linear import Linear, affine, init_linear, product
+from .dropout import check_key
+from .fused_linear import affine, fused_linear
+from .linear import Linear, init_linear
 from .mlp import children
 
 SIGNATURE = Signature.parse(
@@ -154,9 +155,7 @@ def heads(
     if turn is not None:
         q, k = turn(q, k)
     y = attend(q, k, v, bias, key=first).flatten(-2)
-    if not p and backend is None:
-        return affine(y, t["out.weight"], t.get("out.bias"))
-    return dropout(product(y, t["out.weight"]), p, t.get("out.bias"), key=second if p else None, backend=backend)
+    return fused_linear(y, t["out.weight"], p, t.get("out.bias"), key=second if p else None, backend=backend)
 
 
 def _projected(t: Mapping[str, Tensor]) -> Sequence[Tensor]:

@@ -16,13 +16,11 @@ from .. import random
 from .._core.activations import ACTIVATIONS
 from .._core.case import Case, beside
 from .._core.kinds import check_probability, wide
-from .._core.params import taken, tree
+from .._core.params import listed, taken, tree
 from .._core.philox import dropped
 from .._core.shapes import Signature
 from ._init import even, fan_in
-from .dropout import dropout
 from .fused_linear import fused_linear, swiftly
-from .fused_linear import product as product
 
 SIGNATURE = Signature.parse("x E, residual? F, weight F E, bias? F -> y F")
 
@@ -95,21 +93,14 @@ def linear(
         >>> linear(params, torch.ones(2, 3), "relu").shape
         torch.Size([2, 5])
     """
+    alone = activation == "identity" and residual is None and type(p) is float and p == 0
+    if alone and (given := listed(params, "weight", "bias")) is not None:
+        y = swiftly(x, *given)
+        if y is not None:
+            return y
     t, _, _ = taken("linear", SIGNATURE, params, {"x": x, "residual": residual})
-    p, residual = check_probability(p), t["residual"]
-    if activation == "identity" and not p and residual is None:
-        return affine(t["x"], t["weight"], t.get("bias"))
-    return fused_linear(t["x"], t["weight"], p, t.get("bias"), activation, residual, key=key, backend=backend)
-
-
-def affine(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """x Wᵀ + b, by torch where it can: its own map knows no symbolic sizes, and of one row see :func:`product`."""
-    y = swiftly(x, weight, bias)
-    if y is not None:
-        return y
-    if x.dim() > 1 and not torch.compiler.is_compiling():
-        return torch.nn.functional.linear(x, weight, bias)
-    return dropout(product(x, weight), 0.0, bias)
+    p = check_probability(p)
+    return fused_linear(t["x"], t["weight"], p, t.get("bias"), activation, t["residual"], key=key, backend=backend)
 
 
 def reference(

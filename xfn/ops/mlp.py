@@ -19,7 +19,7 @@ from .._core.params import taken, tree
 from .._core.philox import dropped
 from .._core.shapes import Signature
 from .fused_linear import fused_linear
-from .linear import Linear, affine, init_linear
+from .linear import Linear, init_linear
 
 SIGNATURE = Signature.parse("x E, up.weight F E, up.bias? F, down.weight E F, down.bias? E -> y E")
 
@@ -95,8 +95,6 @@ def mlp(
     p = check_probability(p)
     first, second = children(key, x, 2) if p and key is not None else (None, None)
     h = fused_linear(t["x"], t["up.weight"], p, t.get("up.bias"), activation, key=first, backend=backend)
-    if not p and backend is None:
-        return affine(h, t["down.weight"], t.get("down.bias"))
     return fused_linear(h, t["down.weight"], p, t.get("down.bias"), key=second, backend=backend)
 
 

@@ -18,7 +18,7 @@ from .._core.kinds import check_tensors, is_integer
 from .._core.params import taken, tree
 from .._core.shapes import Signature
 from ._init import even
-from .linear import affine
+from .fused_linear import affine
 
 SIGNATURE = Signature.parse("x C h w, weight E C i j, bias? E -> y M E")
 TOKENS = Signature.parse("x M C -> y M E")

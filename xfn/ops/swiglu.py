@@ -21,8 +21,8 @@ from .._core.params import taken, tree
 from .._core.philox import dropped
 from .._core.primitive import Lean
 from .._core.shapes import Signature
-from .dropout import dropout
-from .linear import Linear, init_linear, product
+from .fused_linear import fused_linear, product
+from .linear import Linear, init_linear
 from .mlp import children
 
 SIGNATURE = Signature.parse(
@@ -96,7 +96,7 @@ def swiglu(
     first, second = children(key, x, 2) if p and key is not None else (None, None)
     gate, up = (product(t["x"], t[f"{name}.weight"]) for name in ("gate", "up"))
     h = gated(gate, up, t.get("gate.bias"), t.get("up.bias"), p, first, backend)
-    return dropout(product(h, t["down.weight"]), p, t.get("down.bias"), key=second, backend=backend)
+    return fused_linear(h, t["down.weight"], p, t.get("down.bias"), key=second, backend=backend)
 
 
 def gated(

@@ -1,5 +1,5 @@
-// Plain maps of many rows, x Wᵀ + b, by our own products where those are faster than torch's. Differentiated twice, or
-// by any transform, a map is torch's own.
+// Plain maps, x Wᵀ + b: of many rows by our own products where those are faster than torch's, and else by torch's.
+// Differentiated twice, or by any transform, a map is torch's own.
 #pragma once
 #include "swift.h"
 
@@ -61,19 +61,23 @@ struct Linear : torch::autograd::Function<Linear> {
   }
 };
 
+// Whether these make a map that nothing looks at.
+bool fits(const Tensor& x, const Tensor& weight, const Maybe& bias) {
+  const auto same = [&](const Tensor& t, int64_t dim) {
+    return ordinary(t) && t.dim() == dim && t.scalar_type() == x.scalar_type();
+  };
+  return rows(x, 2) && same(weight, 2) && weight.size(1) == x.size(-1) &&
+         (!bias || (same(*bias, 1) && bias->size(0) == weight.size(0)));
+}
 bool taken(const Tensor& x, const Tensor& weight, const Maybe& bias) {
-  if (x.scalar_type() != at::kFloat || weight.scalar_type() != at::kFloat || x.dim() < 2 || weight.dim() != 2)
-    return false;
-  const int64_t E = weight.size(1), F = weight.size(0), M = E ? x.numel() / E : 0;
-  if (x.size(-1) != E || E % 16 || F % 16 || M < ROWS || M * E * F < WORK) return false;
-  if (bias && (bias->scalar_type() != at::kFloat || bias->dim() != 1 || bias->size(0) != F || bias->stride(0) != 1))
-    return false;
-  const bool dense = x.is_contiguous() && weight.stride(1) == 1;
-  return dense && alone() && ordinary(x) && ordinary(weight) && (!bias || ordinary(*bias)) && multiplies();
+  const int64_t E = weight.size(1), F = weight.size(0), M = x.numel() / E;
+  return x.scalar_type() == at::kFloat && E % 16 == 0 && F % 16 == 0 && M >= ROWS && M * E * F >= WORK &&
+         x.is_contiguous() && weight.stride(1) == 1 && (!bias || bias->stride(0) == 1) && multiplies();
 }
 
 Tensor linear(const Tensor& x, const Tensor& weight, const Maybe& bias) {
-  if (!taken(x, weight, bias)) return {};
+  if (!fits(x, weight, bias)) return {};
+  if (!taken(x, weight, bias)) return at::linear(x, weight, bias);
   return varies({x, weight, bias}) ? Linear::apply(x, weight, bias) : Linear::run(x, weight, bias);
 }
 
