@@ -181,6 +181,18 @@ def vmap_grad_partly_mapped(f: Function, p: Point) -> Any:
     ]
 
 
+def vmap_vjp_of_one_cotangent(f: Function, p: Point) -> Any:
+    """Of each operand mapped in its turn: the cotangent has no batch, and the gradient has one."""
+
+    def pulled(*x: Tensor) -> Any:
+        return func.vjp(f, *x)[1](tuple(y.sin() for y in f(*p.x)))
+
+    return [
+        func.vmap(pulled, tuple(0 if j == i else None for j in p.every))(*p.x[:i], p.xs[i], *p.x[i + 1 :])
+        for i in p.every
+    ]
+
+
 def vmap_jvp(f: Function, p: Point) -> Any:
     return func.vmap(lambda x, t: func.jvp(f, x, t))(p.xs, p.ts)
 
@@ -241,6 +253,11 @@ def vmap_grad_grad(f: Function, p: Point) -> Any:
     return func.vmap(twice)(*p.xs)
 
 
+def vmap_vjp_grad(f: Function, p: Point) -> Any:
+    """Its pullback is called when the level that made it is gone, directly under a map."""
+    return func.vmap(lambda x, t: func.vjp(func.grad(loss(f), p.every), *x)[1](t))(p.xs, p.ts)
+
+
 def grad_vmap_grad(f: Function, p: Point) -> Any:
     norms = lambda *x: sum(g.square().sum() for g in func.vmap(func.grad(loss(f), p.every))(*x))
     return func.grad(norms, p.every)(*p.xs)
@@ -251,6 +268,16 @@ def grad_vmap_grad(f: Function, p: Point) -> Any:
 
 def hessian(f: Function, p: Point) -> Any:
     return func.hessian(loss(f), p.every)(*p.x)
+
+
+def grad_jacfwd(f: Function, p: Point) -> Any:
+    """A map over tangents alone, which depend on what is differentiated."""
+
+    def norms(*x: Tensor) -> Any:
+        scaled = lambda *u: loss(f)(*(a * (1 + b / 3) for a, b in zip(u, x, strict=True)))
+        return sum(g.square().sum() for g in func.jacfwd(scaled, p.every)(*x))
+
+    return func.grad(norms, p.every)(*p.x)
 
 
 def jacrev_jacrev(f: Function, p: Point) -> Any:
@@ -291,7 +318,7 @@ def grad_jvp_jvp_jvp(f: Function, p: Point) -> Any:
 
 
 THIRD = (
-    hessian, jacrev_jacrev, jacfwd_jacfwd, vmap_hessian, grad_grad_grad, jvp_jvp_grad, jvp_jvp_jvp,
+    grad_jacfwd, hessian, jacrev_jacrev, jacfwd_jacfwd, vmap_hessian, grad_grad_grad, jvp_jvp_grad, jvp_jvp_jvp,
     vmap_jacrev_grad_grad, grad_jvp_jvp_jvp,
 )  # fmt: skip
 LONG = (vmap_jacrev_grad_grad, grad_jvp_jvp_jvp)
@@ -307,6 +334,10 @@ def checkpoint(f: Function, p: Point) -> Any:
 
 def checkpoint_reentrant(f: Function, p: Point) -> Any:
     return backward(lambda *x: torch_checkpoint(f, *x, use_reentrant=True), p)
+
+
+def checkpoint_batched(f: Function, p: Point) -> Any:
+    return is_grads_batched(lambda *x: torch_checkpoint(f, *x, use_reentrant=False), p)
 
 
 def make_fx_grad(f: Function, p: Point) -> Any:
@@ -342,6 +373,7 @@ TRACED = (linearize, make_fx_grad, functionalize, export, export_grad)
 PLAINLY: dict[Transform, Transform] = {
     checkpoint: backward,
     checkpoint_reentrant: backward,
+    checkpoint_batched: is_grads_batched,
     linearize: jvp,
     make_fx_grad: grad,
     functionalize: grad,

@@ -101,6 +101,15 @@ def test_huge_and_tiny_logits_do_not_overflow(backend: str | None) -> None:
         torch.testing.assert_close(lse, wide_lse.float(), rtol=1e-6, atol=1e-6)
 
 
+@gpu
+@backends
+def test_what_is_summed_is_near_the_values(backend: str | None) -> None:
+    """Large values do not overflow where the first keys are not the best ones."""
+    q, k, v = torch.ones(20, 1, 1), torch.zeros(64, 1, 1), torch.full((64, 1, 3), 1e31)
+    k[16:] = 20.0
+    torch.testing.assert_close(xfn.attention(q, k, v, backend=backend), v[:20])
+
+
 def _flat(tree: Any) -> list[Tensor]:
     return [t for t in torch.utils._pytree.tree_leaves(tree) if isinstance(t, Tensor)]
 

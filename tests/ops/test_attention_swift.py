@@ -219,3 +219,10 @@ def test_where_the_library_is_of_another_torch_python_does_the_same() -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "reverse mode in Python, for _autograd.0.0.0.so is not there; build it" in done.stdout
+
+
+def test_more_keys_than_are_counted_are_refused() -> None:
+    q = torch.ones(20, 1, 1)
+    k = q[:1].expand(2**31, 1, 1)
+    with pytest.raises(RuntimeError, match=r"takes fewer than 2\*\*31 queries and keys, but got 20 and 2147483648"):
+        xfn.attention(q, k, k, biases.span(2**31 - 40, 2**31))

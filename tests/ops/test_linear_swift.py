@@ -134,6 +134,18 @@ def test_gradients_have_gradients_and_batches() -> None:
     near(*batched, F)
 
 
+def test_only_what_a_gradient_needs_is_kept() -> None:
+    """So that what it does not need may be written on, and is no memory."""
+    x, w, b = operands()
+    for pair, changed, wanted in (((x.detach(), w), 1, w), ((x, w.detach()), 0, x), ((x.detach(), w.detach()), 0, b)):
+        leaves = [t * 1 for t in pair]
+        y = affine(leaves[0], leaves[1], b)
+        with torch.no_grad():
+            leaves[changed].mul_(2)
+        want = torch.nn.functional.linear(pair[0].double(), pair[1].double(), b.double())
+        near(grad(y.sum(), wanted), grad(want.sum(), wanted), E * F)
+
+
 @pytest.fixture
 def threads() -> Iterator[None]:
     yield

@@ -100,8 +100,17 @@ def test_a_batch_draws_what_its_examples_draw() -> None:
     agree(func.vmap(run)(x, keys), loop, 1e-13)
 
 
+def test_no_expert_is_chosen_twice() -> None:
+    """Not even where the odds of all others are too small for a number."""
+    gates = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+    assert all(sorted(row) == [0, 1, 2] for row in choices(gates, 3, None).tolist())
+    assert all(sorted(row) == [0, 1, 2] for row in choices(gates, 3, random.key(0)).tolist())
+
+
 def test_what_is_wrong_is_said() -> None:
     x = torch.randn(M, E, dtype=torch.float64)
+    with pytest.raises(ValueError, match="room=-1 is less than none"):
+        xfn.moe(drawn(), x, room=-1)
     with pytest.raises(ShapeError, match="top=4 experts of X=3 cannot be chosen"):
         xfn.moe(drawn(), x, 4)
     with pytest.raises(ValueError, match="the parameters of moe have no gate, but route='top'"):

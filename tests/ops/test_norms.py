@@ -84,6 +84,10 @@ def test_what_is_wrong_is_said() -> None:
         xfn.rms_norm({"weight": torch.ones(2, 6)}, x)
     with pytest.raises(TypeError, match="takes its parameters as a dict, but got Tensor"):
         xfn.layer_norm(torch.ones(6), x)
+    with pytest.raises(ShapeError, match=r"x is \[2, 3, 6\], but y is \[3, 6\]"):
+        xfn.rms_norm_add({}, x, x[0])
+    with pytest.raises(TypeError, match=r"write y\.to"):
+        xfn.rms_norm_add({}, x, x.double())
 
 
 def test_an_ensemble_of_parameters_owns_its_storage() -> None:

@@ -150,6 +150,26 @@ def test_a_map_over_keys_is_a_loop() -> None:
     agree(func.vmap(func.grad(loss), (None, 0))(at[2], keys), torch.stack([func.grad(loss)(at[2], k) for k in keys]))
 
 
+def test_an_ensemble_on_one_input_has_hessian_products() -> None:
+    """The streams are not mapped where they begin, and are behind the first layer."""
+    x, w = torch.randn(3, dtype=torch.float64), torch.randn(2, 3, dtype=torch.float64)
+    f = lambda p, x: (p * x).sin()
+
+    def of(stack: Callable[..., Tensors]) -> Any:
+        loss = lambda w: stack([(w, w)], x, x)[1].square().sum()
+        both = lambda w: func.vmap(lambda w: stack([(w, w)], x, x)[1])(torch.stack([w, w])).sum(0)
+        slope = func.vmap(func.grad(loss))
+        return func.jacfwd(slope)(w), func.jvp(slope, (w,), (w,)), func.jvp(func.jacrev(both), (w[0],), (w[1],))
+
+    def plainly(params: Params, x1: Tensor, x2: Tensor) -> Tensors:
+        for pf, pg in params:
+            x1 = x1 + f(pf, x2)
+            x2 = x2 + f(pg, x1)
+        return x1, x2
+
+    agree(of(reversible(f, f)), of(plainly), 1e-12)
+
+
 def test_without_key_and_without_layers() -> None:
     f, x = lambda p, x: p * x, torch.randn(3)
     assert all(map(torch.equal, reversible(f, f)([], x, x + 1), (x, x + 1)))

@@ -24,6 +24,11 @@ def test_any_integers_are_tokens(dtype: torch.dtype) -> None:
     assert torch.equal(xfn.embedding({"weight": weight}, TOKENS[0, 0]), weight[5])
 
 
+def test_autocast_casts_no_words() -> None:
+    with torch.autocast("cpu", torch.bfloat16):
+        assert xfn.embedding({"weight": torch.eye(3)}, torch.tensor([1])).dtype == torch.float32
+
+
 def test_words_and_positions_are_added() -> None:
     agree(xfn.vocab(PARAMS, TOKENS), PARAMS["word"][TOKENS] + PARAMS["position"][:3])
     late = PARAMS["word"][TOKENS] + PARAMS["position"][2:]

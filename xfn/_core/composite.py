@@ -21,8 +21,9 @@ Group = Sequence[Tensor | None]
 
 def pull(f: Function, at: Outs, cotangents: Outs) -> Outs:
     """Jᵀ cotangents, by the gradient with respect to zeros that are added, so that duals and graphs on ``at`` stay."""
-    if levels()[-1:] == ["Vmap"]:  # where nothing can be a leaf; one level further in it can
-        mapped: Outs = func.vjp(f, *at)[1](cotangents)
+    if levels()[-1:] == ["Vmap"]:  # where nothing can be a leaf; one level further in it can, and all of it ends there
+        dot = lambda *x: sum((y * u).sum() for y, u in zip(f(*x), cotangents, strict=True))
+        mapped: Outs = func.grad(dot, tuple(range(len(at))))(*at)
         return mapped
     again = torch.is_grad_enabled()
     with torch.enable_grad():

@@ -140,8 +140,8 @@ def full(d: Grads, like: Outs) -> Outs:
 
 
 def lead(t: Tensor, dim: int | None, size: int) -> Tensor:
-    """t with its mapped dim in front; one that is not mapped is repeated."""
-    return t.expand(size, *t.shape) if dim is None else t.movedim(dim, 0)
+    """t with its mapped dim in front; one that is not mapped is repeated, for a dual is made of no expanded tensor."""
+    return t.expand(size, *t.shape).clone() if dim is None else t.movedim(dim, 0)
 
 
 def smooth(t: Tensor) -> bool:

@@ -35,7 +35,7 @@ from .dispatch import OVERRIDE, swift
 from .kernel import Grads, Outs
 from .levels import TENSORS, overt, records
 from .member import Groups, Member, Options, halves
-from .shapes import Signature
+from .shapes import Signature, broadcast
 
 Needs = Sequence[Sequence[bool]]
 
@@ -138,7 +138,7 @@ class Primitive:
         if all(t is None for t in dty):
             return [self.backward(x, c, y, dy, options=options, needs=needs[0])]
         grads = self.hvp(x, c, y, ty, dty, tx, dy, options=options, needs=needs[0])
-        return [grads, [None] * len(c), self.backward(x, c, y, dty, options=options, needs=needs[2])]
+        return [grads, [None] * len(c), self.backward(_wide(x, tx), c, y, dty, options=options, needs=needs[2])]
 
     def _dual_jvp(self, at: Groups, both: Outs, along: Groups, _: Sequence[bool], options: Options) -> Grads:
         (x, c, tx), (y, ty), (wx, wc, wtx) = at, halves(both), along
@@ -166,7 +166,7 @@ class Primitive:
         x, c, y, tx = at
         still = [None] * len(y)
         grads = self.hvp(x, c, y, ty, dy, tx, still, options=options, needs=needs[0])
-        return [grads, [None] * len(c), still, self.backward(x, c, y, dy, options=options, needs=needs[3])]
+        return [grads, [None] * len(c), still, self.backward(_wide(x, tx), c, y, dy, options=options, needs=needs[3])]
 
     def _jvp_jvp(self, at: Groups, ty: Outs, along: Groups, _: Sequence[bool], options: Options) -> Grads:
         x, c, y, tx = at
@@ -182,6 +182,14 @@ class Primitive:
         """The tangent of y along tx: as it came with y, or computed."""
         x, c, y = at[:3]
         return ty if all(t is not None for t in ty) else self.jvp(x, c, y, tx, options=options)
+
+
+def _wide(x: Grads, tx: Grads) -> Grads:
+    """Operands with the batch of their tangents, too: what is mapped over tangents alone has a gradient for each."""
+    return [
+        t if t is None or d is None or t.shape == d.shape else t.expand(broadcast((tuple(t.shape), tuple(d.shape))))
+        for t, d in zip(x, tx, strict=True)
+    ]
 
 
 class Lean(Primitive):

@@ -23,6 +23,13 @@ def fit(grad: Maybe, t: Maybe, need: bool = True) -> Maybe:
     return None if grad is None or t is None or not need else grad.sum_to_size(t.shape).to(t.dtype).contiguous()
 
 
+def passed(d: Tensor, t: Maybe, need: bool) -> Maybe:
+    """The gradient of what was added: d itself, in memory of its own and with the batch of its operand."""
+    if t is None or not need:
+        return None
+    return d.expand(broadcast((tuple(d.shape), tuple(t.shape)))).clone().sum_to_size(t.shape).to(t.dtype)
+
+
 class Parts(NamedTuple):
     """The ``batch`` of ``[..., E]``; its first ``outer`` dims are parts, and what rows share is one line for each."""
 

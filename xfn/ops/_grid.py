@@ -12,7 +12,7 @@ from .._core.errors import ShapeError
 def placed(M: int, grid: tuple[int, int] | None) -> tuple[int, int]:
     """Rows and columns of M tokens; without a grid they are a square."""
     rows, columns = (math.isqrt(M),) * 2 if grid is None else grid
-    if rows * columns != M:
+    if rows * columns != M or rows < 0:
         instead = "write grid=(rows, columns)" if grid is None else f"it has {rows * columns} places"
         raise ShapeError(f"M={M} tokens do not lie on a grid of {rows} x {columns}: {instead}")
     return rows, columns

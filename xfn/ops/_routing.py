@@ -11,7 +11,7 @@ def choices(gates: Tensor, top: int, key: Tensor | None) -> Tensor:
 
     With keys ``[..., 2]``, those behind the first are chosen with Gumbel noise: as if drawn with their gates' odds.
     """
-    scores = gates.detach().log()
+    scores = gates.detach().log().clamp_min(-torch.finfo(gates.dtype).max)  # −∞ is for those that were chosen
     noisy = scores if key is None else scores + gumbel(key, gates)
     chosen: list[Tensor] = []
     for _ in range(top):

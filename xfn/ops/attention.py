@@ -206,6 +206,7 @@ CASES = (
     _case("no queries", M=0, tags="empty"),
     _case("no keys", N=0, tags="empty"),
     _case("no examples", B=0, tags="empty"),
+    _case("no examples, but a bias", lambda b: b, "1 M N", B=0, tags="empty"),
     _case("long", biases.causal, tags="long", batch="B", B=1, M=2048, N=2048, H=8, G=8, K=64, V=64),
     _case("short", tags="long", B=64, M=128, N=128, H=4, G=4, K=32, V=32),
 )

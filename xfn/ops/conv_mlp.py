@@ -63,7 +63,7 @@ def init_conv_mlp(
         >>> init_conv_mlp(random.key(0), 4)["mix"]["weight"].shape
         torch.Size([4, 3, 3])
     """
-    hidden, out = hidden or dim, out or dim
+    hidden, out = (dim if size is None else size for size in (hidden, out))
     params: dict[str, dict[str, Tensor]] = {}
     shapes = {"up": ((hidden, dim), hidden), "mix": ((hidden, 3, 3), 9), "down": ((out, hidden), out)}
     for i, (name, (shape, fan)) in enumerate(shapes.items()):

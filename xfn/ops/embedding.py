@@ -67,7 +67,7 @@ def embedding(params: Embedding, tokens: Tensor) -> Tensor:
         tensor([[0., 0., 1.],
                 [1., 0., 0.]])
     """
-    t, _, _ = taken("embedding", SIGNATURE, params, {"tokens": None})
+    t, _, _ = taken("embedding", SIGNATURE, params, {"tokens": None}, mixed=True)  # no product for autocast
     return looked_up(t["weight"], tokens)
 
 

@@ -129,7 +129,9 @@ def moe(
     else:
         gates = t["x"].new_ones(*batch, M, X, dtype=wide(x.dtype))
         chosen = (torch.arange(M, device=x.device) % X).unsqueeze(-1).expand(*batch, M, 1)
-    size = math.ceil(chosen.shape[-1] * M / X * check_number("room", room))
+    if check_number("room", room) < 0:
+        raise ValueError(f"room={room} is less than none: an expert takes room · top · M / X tokens")
+    size = math.ceil(chosen.shape[-1] * M / X * room)
     place = places(chosen, X, size, causal)
     shares = torch.where(place < X * size, gates.gather(-1, chosen), 0)
     if chosen.shape[-1] > 1:

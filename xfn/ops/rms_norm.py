@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from .._core.case import Case
-from .._core.kinds import check_kinds, check_number, wide
+from .._core.errors import ShapeError
+from .._core.kinds import check_kinds, check_number, check_tensors, wide
 from .._core.params import listed, taken, tree
 from .._core.primitive import Lean
 from .._core.shapes import Signature
@@ -91,10 +92,17 @@ def rms_norm_add(
     Returns:
         Two tensors ``[..., E]``.
 
+    Raises:
+        ShapeError, ValueError, TypeError: x and y are not alike, or as of :func:`rms_norm`.
+
     Example:
         >>> rms_norm_add({}, torch.tensor([1.0, 3.0]), torch.tensor([0.0, 4.0]))
         (tensor([0.2000, 1.4000]), tensor([1., 7.]))
     """
+    check_tensors({"x": x, "y": y})
+    check_kinds({"x": x, "y": y}, {})
+    if x.shape != y.shape:
+        raise ShapeError(f"x is {list(x.shape)}, but y is {list(y.shape)}: what is added has x's shape")
     total = x + y
     return rms_norm(params, total, eps, backend=backend), total
 

@@ -37,7 +37,7 @@ struct Linear : torch::autograd::Function<Linear> {
   }
 
   static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& weight, const Maybe& bias) {
-    ctx->save_for_backward({x, weight});
+    ctx->save_for_backward({weight.requires_grad() ? x : Tensor(), x.requires_grad() ? weight : Tensor()});
     ctx->saved_data["biased"] = bias.has_value();
     ctx->set_materialize_grads(false);
     return run(x, weight, bias);
@@ -54,7 +54,7 @@ struct Linear : torch::autograd::Function<Linear> {
     if (ours) below.emplace();
     const Tensor d = ours ? flat(dy[0]).contiguous() : flat(dy[0]);
     Tensor dx, dweight, dbias;
-    if (need & 1) dx = shaped(times(d, weight), x);
+    if (need & 1) dx = shaped(times(d, weight), dy[0]);
     if (need & 2) dweight = times(d.t(), flat(x));
     if (need & 4) dbias = d.sum(0);
     return {dx, dweight, dbias};

@@ -24,8 +24,9 @@ template <class F> c10::TypedOperatorHandle<F> op(const char* name) {
 // Whether the dispatcher would find nothing else to do: no transform, mode, tracing or autocast.
 inline bool alone() {
   const auto on = c10::impl::tls_local_dispatch_key_set();
-  return on.included_ - AUTOGRAD == c10::default_included_set - AUTOGRAD &&
-         on.excluded_ - AUTOGRAD == c10::default_excluded_set;
+  const auto looks_on = AUTOGRAD | c10::DispatchKeySet(c10::DispatchKey::VmapMode);  // torch's older vmap, of others
+  return on.included_ - looks_on == c10::default_included_set - looks_on &&
+         on.excluded_ - looks_on == c10::default_excluded_set;
 }
 // Whether autograd looks on: it does not inside the kernel of another op.
 inline bool recording() {

@@ -23,6 +23,8 @@ struct Call {
     p.N = k.size(-3), p.G = k.size(-2), p.V = v.size(-1), p.R = p.H / std::max<int64_t>(1, p.G);
     p.scale = scale, p.keep = 1 - (double)threshold / 65536, p.threshold = (uint32_t)threshold, p.dtype = dtype_of(q);
     p.broken = &broken, p.turns_B = p.turns_G = 1;
+    STD_TORCH_CHECK(std::max(p.M, p.N) <= INT32_MAX, "attention takes fewer than 2**31 queries and keys, but got ", p.M,
+                    " and ", p.N, ": cut them into segments");
   }
 
   void meet(const Tensor& t, int64_t rank) {
@@ -137,7 +139,8 @@ struct Call {
     p.slice = slice.data(), p.slices = stride, p.dense_M = t.size(-2), p.dense_N = t.size(-1);
     const bool full = p.dense_M == p.M && p.dense_N == p.N, shared = heads == p.slices;  // by all examples
     p.alone = full && p.slices == pairs;
-    const int64_t turns_B = shared ? p.B : 1, turns_G = heads == 1 ? p.G : 1, cuts = p.B * p.G / (turns_B * turns_G);
+    const int64_t turns_B = shared ? std::max<int64_t>(1, p.B) : 1,
+                  turns_G = heads == 1 ? std::max<int64_t>(1, p.G) : 1, cuts = p.B * p.G / (turns_B * turns_G);
     p.turns = full && !p.alone && (shared || p.slices == heads * p.B) && cuts >= 4;  // fewer would leave threads idle
     if (p.turns) p.turns_B = turns_B, p.turns_G = turns_G;
     const bool own = p.alone && t.scalar_type() == q.scalar_type();

@@ -7,7 +7,7 @@ from torch import Tensor
 from ..._core.activations import ACTIVATIONS
 from ..._core.kinds import wide
 from ..._core.philox import dropped
-from .rows import Maybe, cotangent, fit
+from .rows import Maybe, cotangent, fit, passed
 from .rows import supports as supports
 
 Group = Sequence[Maybe]
@@ -26,7 +26,7 @@ def backward(
     given, moved = _moved(x)
     d = cotangent(dy[0], y[0])
     dx = dropped(d.to(moved.dtype), c[0], p) * ACTIVATIONS[activation].slope(moved)
-    return [fit(dx, given, needs[0]), fit(dx.sum(-2), x[1], needs[1]), fit(d.clone(), x[2], needs[2])]
+    return [fit(dx, given, needs[0]), fit(dx.sum(-2), x[1], needs[1]), passed(d, x[2], needs[2])]
 
 
 def _moved(x: Group) -> tuple[Tensor, Tensor]:

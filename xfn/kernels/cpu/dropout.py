@@ -8,7 +8,7 @@ from ..._core.activations import ORDER
 from ..._core.philox import threshold
 from .library import swift
 from .rows import DETAIL as DETAIL
-from .rows import DROPOUT, DROPOUT_BACKWARD, Group, Maybe, bits, cotangent, drawn, keys, line_grad
+from .rows import DROPOUT, DROPOUT_BACKWARD, Group, Maybe, bits, cotangent, drawn, keys, line_grad, passed
 from .rows import certain as certain
 from .rows import supports as supports
 
@@ -39,4 +39,4 @@ def backward(
         of = parts.rows(given), parts.shared(line), keys(c[0], parts), parts.rows(d)
         dx, dbias = DROPOUT_BACKWARD(*of, parts.outer, *rest)
         dx, dbias = parts.grad(dx, given, needs[0]), line_grad(dbias, line, bias, parts, needs[1])
-    return [dx, dbias, d.clone().sum_to_size(residual.shape) if residual is not None and needs[2] else None]
+    return [dx, dbias, passed(d, residual, needs[2])]

@@ -8,6 +8,7 @@ from ..._core.definition import bits as bits
 from ..._core.rows import Maybe as Maybe
 from ..._core.rows import Parts as Parts
 from ..._core.rows import cotangent as cotangent
+from ..._core.rows import passed as passed
 from .library import isa
 from .library import supports as supports
 

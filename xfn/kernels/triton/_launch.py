@@ -13,6 +13,7 @@ from ..._core.kinds import wide
 from ..._core.rows import Maybe as Maybe
 from ..._core.rows import Parts
 from ..._core.rows import cotangent as cotangent
+from ..._core.rows import passed as passed
 from ._strips import ABSENT, Lines, columns
 from ._target import DEVICES, INTERPRETED
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..._core.philox import threshold
 from ._activations import activated, slope
-from ._launch import Group, Maybe, Strips, cotangent, lines, parted
+from ._launch import Group, Maybe, Strips, cotangent, lines, parted, passed
 from ._launch import supports as supports
 from ._philox import keep
 from ._strips import line, load, store
@@ -136,8 +136,4 @@ def backward(
     dx, sums = at.new() if needs[0] else None, at.sums() if needs[1] else None
     if dx is not None or sums is not None:
         at.run(drop_backward, at.rows[0], at.biases[0], at.key, at.rows[1], dx, sums, activation=activation)
-    return [
-        at.grad(dx, x[0]),
-        at.own_grad(sums, 0, d.dtype),
-        d.clone().sum_to_size(x[2].shape) if needs[2] and x[2] is not None else None,
-    ]
+    return [at.grad(dx, x[0]), at.own_grad(sums, 0, d.dtype), passed(d, x[2], needs[2])]
