@@ -181,6 +181,36 @@ def test_it_runs_twice_and_only_if_it_must() -> None:
     assert len(runs) == 5
 
 
+def test_what_is_constant_stays_so() -> None:
+    """Where gradients are off between two levels, as of plain code, at each of those outside."""
+    x = torch.tensor([0.3, 0.7], dtype=torch.float64)
+
+    def frozen(f: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        def product(x: Tensor) -> Tensor:
+            with torch.no_grad():
+                slope = func.grad(lambda x: f(x).square().sum())(x)
+            total: Tensor = (slope * x).sum()
+            return total
+
+        return product
+
+    for depth in range(3):
+        twice, plain = frozen(recompute(torch.sin)), frozen(torch.sin)
+        for _ in range(depth):
+            twice, plain = (lambda x, f=f: func.grad(f)(x).sum() for f in (twice, plain))
+        agree(func.grad(twice)(x), func.grad(plain)(x), 1e-14)
+
+
+def test_a_batch_of_gradients_is_differentiated() -> None:
+    x, dy = torch.randn(3, 5, requires_grad=True), torch.randn(4, 3, 5)
+    slope, want = (
+        torch.autograd.grad(f(x), x, dy, is_grads_batched=True, create_graph=True)[0]
+        for f in (recompute(torch.sin), torch.sin)
+    )
+    agree(slope, want)
+    agree(torch.autograd.grad(slope.sum(), x), torch.autograd.grad(want.sum(), x))
+
+
 def test_it_looks_like_the_function() -> None:
     frugal = recompute(xfn.attention)
     assert inspect.signature(frugal) == inspect.signature(xfn.attention)

@@ -42,7 +42,7 @@ def star_relu(x: Tensor) -> Tensor:
 
 def smelu(x: Tensor) -> Tensor:
     """0 below −2, (x + 2)² / 8 up to 2, then x (Shamir et al., "Smooth activations", 2020, with β = 2)."""
-    return torch.where(x > BEND, x, (x + BEND).relu().square() / (4 * BEND))
+    return torch.where(x > BEND, x, (x.clamp_max(BEND) + BEND).relu().square() / (4 * BEND))
 
 
 def silu(x: Tensor) -> Tensor:

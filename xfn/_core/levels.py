@@ -14,9 +14,11 @@ from torch._C import (
     _len_torch_function_stack,
 )
 from torch._C._functorch import (
+    CGradInterpreterPtr,
     get_interpreter_stack,
     get_unwrapped,
     is_functorch_wrapped_tensor,
+    is_legacy_batchedtensor,
     maybe_get_level,
     peek_interpreter_stack,
 )
@@ -45,6 +47,12 @@ def levels() -> list[str]:
     was entered by hand."""
     found = [level.key().name for level in get_interpreter_stack() or ()]
     return ["Dual", *found] if forward_ad._current_level >= 0 and "Jvp" not in found else found
+
+
+def paused() -> bool:
+    """Whether a gradient was off where a level was opened. A Function of torch's turns it on again further out."""
+    stack = get_interpreter_stack() or ()
+    return any(level.key().name == "Grad" and not CGradInterpreterPtr(level).prevGradMode() for level in stack)
 
 
 def bottom(t: Tensor) -> Tensor:
@@ -80,6 +88,10 @@ def overt(args: Args) -> bool:
 def looped() -> bool:
     """Whether torch's older vmap is on, that of ``is_grads_batched`` and gradcheck, which makes a loop of every op."""
     return _dispatch_tls_is_dispatch_key_included(BATCHED)
+
+
+in_loop = is_legacy_batchedtensor
+"""Whether it maps over a tensor."""
 
 
 def plain(args: Args, cast: bool = False) -> bool:

@@ -38,7 +38,7 @@ from .._core.functions import (
     tensors,
 )
 from .._core.kernel import Grads, Outs
-from .._core.levels import bottom, escaped, forward_mode, levels, transforming
+from .._core.levels import bottom, escaped, forward_mode, in_loop, levels, paused, transforming
 from .._core.pytree import flatten, unflatten
 
 P = ParamSpec("P")
@@ -133,7 +133,7 @@ def attach(rule: Rule, *x: Tensor) -> Outs:
     """y = rule(x), for whose derivatives nothing waits but what the rule keeps."""
     opened = set(levels())
     followed = torch.is_grad_enabled() and ("Grad" in opened or any(bottom(t).requires_grad for t in x))
-    if not followed or opened & {"Dual", "Functionalize"}:
+    if not followed or opened & {"Dual", "Functionalize"} or paused() or any(map(in_loop, x)):
         return _checked(rule, x, rule(*x))
     drawn = _generators(x)
     y = rule(*(t.detach() for t in x))
