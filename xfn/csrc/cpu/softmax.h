@@ -10,7 +10,7 @@ namespace {
 template <class Kind> struct Softmax {
   typedef typename Kind::S S;
   typedef Int<S> I;
-  static constexpr int LAZY = 12;
+  static constexpr int LAZY = 20;
   const Tile<Kind>* tile = nullptr;
   const Weights<Kind>& w;
   const Square* const mask;  // of booleans, or null
