@@ -110,6 +110,44 @@ def test_what_is_summed_is_near_the_values(backend: str | None) -> None:
     torch.testing.assert_close(xfn.attention(q, k, v, backend=backend), v[:20])
 
 
+@backends
+@pytest.mark.parametrize("p", [0.0, 0.3])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_what_moves_all_logits_alike_moves_no_weight(dtype: torch.dtype, p: float, backend: str | None) -> None:
+    """However far: rounded together with what is left, it would hide that."""
+    q, k, v = drawn((200, 2, 64), (300, 2, 64), (300, 2, 64), dtype=dtype)
+    f = lambda k, seen: xfn.attention(q, k, v, seen, p=p, key=random.key(0) if p else None, backend=backend)
+    for seen in (bias.causal(), bias.local(9, 0), torch.arange(300) % 7 > 0):
+        moved = func.jvp(lambda k: f(k, seen), (k,), (torch.full_like(k, 5.0),))[1]
+        assert moved.abs().max() < (1e-12 if dtype == torch.float64 else 1e-4)
+
+
+@backends
+@pytest.mark.parametrize("p", [0.0, 0.3])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_slopes_of_far_keys_move_no_more_than_near_ones(dtype: torch.dtype, p: float, backend: str | None) -> None:
+    """Of 200 queries and 3 keys, a slope's tangent is up to 200, and differs by 2: what is left is still right."""
+    slopes, key = torch.full((2,), 0.1), random.key(0) if p else None
+    q, k, v = drawn((200, 2, 64), (3, 2, 64), (3, 2, 64), dtype=dtype)
+
+    def moved(q: Tensor, k: Tensor, v: Tensor, slopes: Tensor, backend: str | None) -> Tensor:
+        f = lambda a: xfn.attention(q, k, v, bias.alibi(a), p=p, key=key, backend=backend)
+        return func.jvp(f, (slopes,), (torch.ones_like(slopes),))[1]  # type: ignore[no-any-return]
+
+    want = moved(q.double(), k.double(), v.double(), slopes.double(), "reference")
+    agree(moved(q, k, v, slopes, backend).double(), want, 2 * torch.finfo(dtype).eps)
+
+
+@backends
+def test_an_infinite_tangent_of_a_bias_is_that_of_lse(backend: str | None) -> None:
+    """Infinite, not NaN: however many keys follow."""
+    q, k, v, b, along = (t.float() for t in drawn((9, 1, 4), (300, 1, 4), (300, 1, 4), (9, 300), (9, 300)))
+    along[3, 5], along[4, 200] = torch.inf, -torch.inf
+    moved = func.jvp(lambda b: xfn.attention_with_lse(q, k, v, b, backend=backend), (b,), (along,))[1][1][0]
+    assert (moved[3], moved[4]) == (torch.inf, -torch.inf)
+    assert moved[5:].isfinite().all()
+
+
 def _flat(tree: Any) -> list[Tensor]:
     return [t for t in torch.utils._pytree.tree_leaves(tree) if isinstance(t, Tensor)]
 

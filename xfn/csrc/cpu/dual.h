@@ -1,7 +1,10 @@
 // What forward carries along where operands move, so that value and tangent are one pass:
 //
-//     W = 2^(s − m)      ṫ ← Σ vᵀ (W ∘ ṡ) + v̇ᵀ W,  μ ← Σ W ∘ ṡ        with o and l, and shrinking as they do
-//     ȯut = (ṫ − μ out) / l,  l̇se = μ / l
+//     W = 2^(s − m)      ṫ ← Σ vᵀ (W ∘ (ṡ − μ)) + v̇ᵀ W        with o and l, and shrinking as they do
+//     ȯut = ṫ / l,  l̇se = μ = Σ W ∘ ṡ / Σ W
+//
+// What all logits of a query have in common moves none of its weights, and may be large: μ is the mean of the keys so
+// far, and where it moves, what was summed follows, ṫ ← ṫ − (μ − μ_old) o.
 #pragma once
 
 namespace {
@@ -38,8 +41,9 @@ template <class Kind> struct Rests {
   void set(const Keys<Kind>&, const Keys<Kind>&) {}
   void begin(const Tile<Kind>&) {}
   void shrink(int, Vec<S>) {}
-  void block(const Tile<Kind>&, const Keys<Kind>&, const Keys<Kind>&, const S*, const Weights<Kind>&) {}
-  void end(const Tile<Kind>&, const S*, const S*) {}
+  void block(const Tile<Kind>&, const Keys<Kind>&, const Keys<Kind>&, const S*, const Weights<Kind>&,
+             const Sums<Kind>&) {}
+  void end(const Tile<Kind>&, const S*) {}
 };
 
 template <class Kind> struct Moves {
@@ -50,8 +54,8 @@ template <class Kind> struct Moves {
   const Weights<Kind> U;
   Sums<Kind> sums;
   Keys<Kind> k, v;
-  const S times;  // what ṡ is still to be multiplied by
-  S mean[LANES];
+  const S times;                 // what ṡ is still to be multiplied by
+  S mean[LANES], weight[LANES];  // μ, and Σ W
 
   Moves(const Problem& p, Arena& arena)
       : p(p),
@@ -65,48 +69,68 @@ template <class Kind> struct Moves {
     k.reach(tile.last), v.reach(tile.last);
     if (q) tile.pack_lanes(p.u.q, p.K, q);
     sums.begin();
-    std::fill_n(mean, LANES, (S)0);
+    std::fill_n(mean, LANES, (S)0), std::fill_n(weight, LANES, (S)0);
   }
   void shrink(int u, Vec<S> by) {
-    store(mean + u * L<S>, load(mean + u * L<S>) * by);
+    store(weight + u * L<S>, load(weight + u * L<S>) * by);
     sums.shrink(u, by);
   }
 
-  // A block whose weights are there.
+  // A block whose weights are there; `o`: what forward summed before it.
   void block(const Tile<Kind>& tile, const Keys<Kind>& keys, const Keys<Kind>& values, const S* queries,
-             const Weights<Kind>& w) {
+             const Weights<Kind>& w, const Sums<Kind>& o) {
+    S gap[LANES] = {};
     for (const Run& r : tile) {
       slide<Kind>(tile, r, p.u, keys, k, queries, q, (S)p.scale, U.numbers);
+      for (int u = r.v0; u < r.v1; u++) measure(r, u, w, gap);
+    }
+    for (int u = 0; u < tile.vectors; u++) settle(u, o, gap);
+    for (const Run& r : tile)
       for (int u = r.v0; u < r.v1; u++) {
         const long at = u * L<S>;
-        Vec<S> sum = load(mean + at);
-        const auto compute = [&](int j) INLINE_LAMBDA {
-          const Vec<S> moved = w.number(j, at) * load(U.numbers + j * LANES + at) * times;
-          sum += moved;
-          return moved;
-        };
+        const Vec<S> less = load(mean + at);
+        const auto compute = [&](int j) INLINE_LAMBDA { return w.number(j, at) * (turn(j, at) - less); };
         const auto put = [&](int j, Vec<S> a, Vec<S> b, bool two) INLINE_LAMBDA { U.put(j, at, a, b, two); };
         two_by_two<Vec<S>>(r, compute, put);
-        store(mean + at, sum);
       }
-    }
     sums.mix(tile, values, U), sums.mix(tile, v, w);
   }
 
-  // From out, times its `factor` 1 / l: tangents in place of what was summed.
-  void end(const Tile<Kind>& tile, const S* out, const S* factor) {
+  // Times the `factor` 1 / l of each lane.
+  void end(const Tile<Kind>& tile, const S* factor) {
     sums.end();
-    for (int u = 0; u < tile.vectors; u++) {
-      const long at = u * L<S>;
-      const Vec<S> by = load(factor + at), shift = load(mean + at) * by;
-      store(mean + at, shift);
-      for (long f = 0; f < p.V; f++) {
-        S* const to = sums.at + f * LANES + at;
-        store(to, load(to) - shift * load(out + f * LANES + at));
-      }
-    }
     tile.write(sums.at, p.V, factor, p.tout);
     tile.write(mean, p.tlse);
+  }
+
+ private:
+  INLINE Vec<S> turn(int j, long at) const { return load(U.numbers + j * LANES + at) * times; }
+
+  // gap ← gap + Σ W ∘ (ṡ − μ) of a run, and the sum of its weights: of even keys and of odd ones, so that none waits.
+  void measure(const Run& r, int u, const Weights<Kind>& w, S* gap) {
+    const long at = u * L<S>;
+    const Vec<S> own = load(mean + at), less = own - own == 0 ? own : Vec<S>{};  // an infinite mean stays one
+    Vec<S> sum[2] = {load(gap + at)}, total[2] = {load(weight + at)};
+    const auto add = [&](int j, int i) INLINE_LAMBDA {
+      const Vec<S> one = w.number(j, at);
+      sum[i] += one * (turn(j, at) - less), total[i] += one;
+    };
+    int j = r.at;
+    for (; j + 1 < r.at + r.rows; j += 2) add(j, 0), add(j + 1, 1);
+    if (j < r.at + r.rows) add(j, 0);
+    store(gap + at, sum[0] + sum[1]), store(weight + at, total[0] + total[1]);
+  }
+
+  // μ of all keys up to those of the block, and what was summed before them along with it.
+  void settle(int u, const Sums<Kind>& o, const S* gap) {
+    const long at = u * L<S>;
+    const Vec<S> total = load(weight + at), by = total == 0 ? Vec<S>{} : load(gap + at) / total;
+    store(mean + at, load(mean + at) + by);
+    if (!sums.has(u) || !any(by != 0)) return;
+    for (long f = 0; f < p.V; f++) {
+      S* const to = sums.at + f * LANES + at;
+      store(to, load(to) - by * load(o.at + f * LANES + at));
+    }
   }
 };
 

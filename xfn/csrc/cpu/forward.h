@@ -156,8 +156,8 @@ template <class Kind, class Tangent> size_t forward(const Problem& p, int64_t in
         }
       }
 
+      tangent.block(tile, k, v, q, w, o);
       o.mix(tile, v, w, beside);
-      tangent.block(tile, k, v, q, w);
     }
     o.end();
 
@@ -170,7 +170,7 @@ template <class Kind, class Tangent> size_t forward(const Problem& p, int64_t in
     }
     tile.write(o.at, p.V, shrink, p.out);
     tile.write(lse, p.lse);
-    tangent.end(tile, o.at, shrink);
+    tangent.end(tile, shrink);
   }
   return arena.used;
 }
