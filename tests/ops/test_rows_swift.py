@@ -95,6 +95,22 @@ def test_a_row_s_bits_do_not_depend_on_its_neighbours(op: str, dtype: torch.dtyp
 
 
 @SUMS
+def test_sums_lose_no_digits_with_width(op: str) -> None:
+    """Of a row of 2¹⁸ nearly equal numbers, where each addition errs the same way."""
+    x, dy = torch.full((2, 1, 1 << 18), 0.1)
+    x[:, ::2] += 1e-3
+    dy[:, ::3] += 0.05
+    lines = [torch.ones(1 << 18)] * OPS[op][2]
+    found = []
+    for dtype in (torch.float32, torch.float64):
+        rows = x.to(dtype).requires_grad_()
+        y = OPS[op][1](rows, *(t.to(dtype) for t in lines))
+        found.append((y.detach(), grad(y, rows, dy.to(dtype))[0]))
+    for got, want in zip(*found, strict=True):
+        assert (got - want).abs().max() <= 64 * torch.finfo(torch.float32).eps * want.abs().max()
+
+
+@SUMS
 def test_a_view_and_a_line_of_sums_are_taken_as_they_are(op: str) -> None:
     x, *lines = operands(op, torch.bfloat16)
     given = [x.detach().mT.contiguous().mT.requires_grad_(), *(t.detach().float().requires_grad_() for t in lines)]
@@ -112,6 +128,27 @@ def test_softmaxes_of_the_largest_numbers(dtype: torch.dtype) -> None:
         y, want = f(x), torch_s(x.double(), -1)
         torch.testing.assert_close(y.double().exp(), want.exp(), atol=8 * torch.finfo(dtype).eps, rtol=0)
         assert grad(y.exp().sum(), x)[0].isfinite().all()
+
+
+@pytest.mark.parametrize("backend", [None, "cpu", "aten", "reference"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_what_overflows_takes_its_gradient_and_what_is_hidden_none(dtype: torch.dtype, backend: str | None) -> None:
+    """Where y is −∞, x tells which it is; no cotangent of what is hidden shows, not even an infinite one."""
+    most, inf = torch.finfo(dtype).max, torch.inf
+    x = torch.tensor([[most, -most, *[0] * 17], [most, -most, -inf, *[0] * 16]], dtype=dtype, requires_grad=True)
+    dy = torch.arange(1.0, 20).to(dtype).repeat(2, 1)
+    dy[1, 2] = inf
+    y = xfn.log_softmax(x, backend=backend)
+    want = torch.where(x == -inf, 0, dy)
+    want[:, 0] -= want.sum(-1)
+    assert (y[:, 1] == -inf).all()
+    assert torch.equal(grad(y, x, dy)[0], want)
+    band = torch.ones(19, 19).tril(1).triu(-1) == 1
+    x = torch.zeros(19, 19, dtype=dtype).fill_diagonal_(most).requires_grad_()
+    y = xfn.log_softmax(x, xfn.bias.local(1, 1), backend=backend)
+    dy = torch.where(band, 1.0, inf).to(dtype)
+    want = torch.where(band, 1.0, 0.0).to(dtype)
+    assert torch.equal(grad(y, x, dy)[0], want - torch.diag(want.sum(-1)))
 
 
 @OP
@@ -209,3 +246,17 @@ def test_what_is_saved_is_watched(op: str) -> None:
         x[0].mul_(2)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         grad(y.sum(), x)
+
+
+@pytest.mark.parametrize("op", [op for op in OPS if "norm" in op])
+def test_a_norm_keeps_its_operands_and_moments(op: str) -> None:
+    """Not its result, which may be overwritten; and a hook may give back what was kept as it likes."""
+    x, kept = operands(op), list[Tensor]()
+    want = grad(OPS[op][1](*x).sum(), x)
+    pack = lambda t: kept.append(t) or t.mT.contiguous().mT if t.dim() > 1 else t  # type: ignore[func-returns-value]
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        y = OPS[op][1](*x)
+    assert [t.shape for t in kept] == [(2, 3, 19), (1, 6, 2)]
+    with torch.no_grad():
+        y.mul_(2)
+    same(grad(y.sum(), x), want)

@@ -23,7 +23,7 @@ struct Norm : torch::autograd::Function<Norm> {
   static Tensor forward(AutogradContext* ctx, const Tensor& x, const Maybe& weight, const Maybe& bias, double eps,
                         bool centered) {
     auto [y, moments] = run(x, weight, bias, eps, centered, true);
-    ctx->save_for_backward({x, weight.value_or(Tensor()), bias.value_or(Tensor()), y, moments});
+    ctx->save_for_backward({x, weight.value_or(Tensor()), bias.value_or(Tensor()), moments});
     ctx->saved_data["eps"] = eps, ctx->saved_data["centered"] = centered;
     ctx->set_materialize_grads(false);
     return y;
@@ -32,7 +32,7 @@ struct Norm : torch::autograd::Function<Norm> {
   static variable_list backward(AutogradContext* ctx, const variable_list& dy) {
     if (!dy[0].defined()) return variable_list(5);
     const auto saved = ctx->get_saved_variables();
-    const Tensor &x = saved[0], &y = saved[3];
+    const Tensor& x = saved[0];
     const Maybe weight = maybe(saved[1]), bias = maybe(saved[2]);
     const double eps = ctx->saved_data["eps"].toDouble();
     const bool centered = ctx->saved_data["centered"].toBool();
@@ -42,19 +42,25 @@ struct Norm : torch::autograd::Function<Norm> {
                                                    const Maybe&, int64_t, double, bool, int64_t);
       static const auto kernel = op<F>("xfn_cpu::norm_backward");
       at::AutoDispatchBelowADInplaceOrView below;
-      auto [dx, dw, db] = kernel.call(x, weight, bias, dy[0], saved[4], 0, eps, centered, need);
+      auto [dx, dw, db] = kernel.call(x, weight, bias, dy[0], saved[3], 0, eps, centered, need);
       return wanted({dx, dw, db}, need, 5);
     }
     if (centered) {
+      using Y = Tensor(const Tensor&, const Maybe&, const Maybe&, double, Text);
       using F = std::tuple<Tensor, Tensor, Tensor>(const Tensor&, const Maybe&, const Maybe&, const Tensor&,
                                                    const Maybe&, double, Text, int64_t);
+      static const auto value = op<Y>("xfn::layer_norm_forward");
       static const auto family = op<F>("xfn::layer_norm_backward");
+      const Tensor y = value.call(x, weight, bias, eps, {});
       auto [dx, dw, db] = family.call(x, weight, bias, y, dy[0], eps, {}, need);
       return wanted({dx, dw, db}, need, 5);
     }
+    using Y = Tensor(const Tensor&, const Maybe&, double, Text);
     using F =
         std::tuple<Tensor, Tensor>(const Tensor&, const Maybe&, const Tensor&, const Maybe&, double, Text, int64_t);
+    static const auto value = op<Y>("xfn::rms_norm_forward");
     static const auto family = op<F>("xfn::rms_norm_backward");
+    const Tensor y = value.call(x, weight, eps, {});
     auto [dx, dw] = family.call(x, weight, y, dy[0], eps, {}, need);
     return wanted({dx, dw}, need, 5);
   }
@@ -83,10 +89,10 @@ struct Softmax : torch::autograd::Function<Softmax> {
     const auto saved = ctx->get_saved_variables();
     const bool logarithm = ctx->saved_data["logarithm"].toBool();
     if (final(dy)) {
-      using F = Tensor(const Tensor&, const Tensor&, bool);
+      using F = Tensor(const Maybe&, const Maybe&, const Maybe&, const Tensor&, const Tensor&, int64_t, bool);
       static const auto kernel = op<F>("xfn_cpu::softmax_backward");
       at::AutoDispatchBelowADInplaceOrView below;
-      return {kernel.call(saved[1], dy[0], logarithm), Tensor()};
+      return {kernel.call(logarithm ? Maybe(saved[0]) : Maybe(), {}, {}, saved[1], dy[0], 0, logarithm), Tensor()};
     }
     using F = Tensor(const Tensor&, const Maybe&, const Maybe&, const Tensor&, const Maybe&, Text, int64_t);
     static const auto family = op<F>("xfn::softmax_backward"), log_family = op<F>("xfn::log_softmax_backward");

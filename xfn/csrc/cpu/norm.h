@@ -15,12 +15,13 @@ template <class T, bool centered> struct Norm : RowTask<T> {
   typedef typename RowTask<T>::S S;
   using RowTask<T>::p;
   static constexpr int MOST = REGISTERS == 32 ? 4 : 2;
-  const S E, *weight, *bias;
+  const double E;
+  const S *weight, *bias;
   S *dweight, *dbias, *kept;  // kept: mean and r of each row, or null
 
   Norm(const RowProblem& p, int64_t index)
       : RowTask<T>(p, index),
-        E((S)p.E),
+        E((double)p.E),
         weight(this->shared(p.weight)),
         bias(this->shared(p.bias)),
         dweight(this->sum(p.dweight)),
@@ -47,13 +48,23 @@ template <class T, bool centered> struct Norm : RowTask<T> {
     if (centered) {
       const auto sums = row_sums<S, some, 2>(
           p.E, [&](int i, long e, auto count) INLINE_LAMBDA { return std::array{widen(x[i] + e, count)}; });
-      for (int i = 0; i < some; i++) n[i].mean = sums[i][0] / E;
+      for (int i = 0; i < some; i++) n[i].mean = (S)(sums[i][0] / E);
     }
     const auto squares = row_sums<S, some, 2>(p.E, [&](int i, long e, auto count) INLINE_LAMBDA {
       const Vec<S> d = first_lanes<S>(n[i].apart(widen(x[i] + e, count)), count);
       return std::array{d * d};
     });
-    for (int i = 0; i < some; i++) n[i].r = (S)(1 / std::sqrt((double)squares[i][0] / (double)p.E + p.eps));
+    for (int i = 0; i < some; i++) settle(x[i], squares[i][0] / E, n[i]);
+  }
+  // r, from the mean of squares. A mean that is large beside it has lost digits of the row, which are found here.
+  __attribute__((noinline)) void settle(const T* x, double squares, Moments<S, centered>& n) const {
+    if (centered && (double)n.mean * n.mean > 16 * squares) {
+      const auto apart = [&](long e, auto count)
+                             INLINE_LAMBDA { return first_lanes<S>(n.apart(widen(x + e, count)), count); };
+      const double rest = row_sum<S>(p.E, apart) / E;
+      n.mean = (S)(n.mean + rest), squares = std::max(0., squares - rest * rest);
+    }
+    n.r = (S)(1 / std::sqrt(squares + p.eps));
   }
 
   template <int some> void values(long r) const {
@@ -100,7 +111,10 @@ template <class T, bool centered> struct Norm : RowTask<T> {
       const Vec<S> d = widen(dy[i] + e, count), g = weight ? d * widen(weight + e, count) : d;
       return std::array{g, g * first_lanes<S>(n[i].apart(widen(x[i] + e, count)), count)};
     });
-    for (int i = 0; i < some; i++) mean[i] = centered ? sums[i][0] / E : 0, along[i] = sums[i][1] * n[i].r / E;
+    for (int i = 0; i < some; i++) {
+      if (centered) mean[i] = (S)(sums[i][0] / E);
+      along[i] = (S)(sums[i][1] * n[i].r / E);
+    }
     each<S>(p.E, [&](long e, auto count) INLINE_LAMBDA {
       const Vec<S> w = weight ? widen(weight + e, count) : splat((S)1);
       Vec<S> dw = dweight ? widen(dweight + e, count) : Vec<S>{}, db = dbias ? widen(dbias + e, count) : Vec<S>{};

@@ -166,10 +166,10 @@ Three norm_backward(const Tensor& x, const Maybe& weight, const Maybe& bias, con
   call.set(p.x, x), call.share(p.weight, weight), call.set(p.dy, dy);
   p.eps = eps, p.centered = centered;
   if (moments) {
-    STD_TORCH_CHECK(moments->scalar_type() == wide(x.scalar_type()) && moments->is_contiguous() &&
-                        moments->numel() == p.P * p.R * 2,
+    STD_TORCH_CHECK(moments->scalar_type() == wide(x.scalar_type()) && moments->numel() == p.P * p.R * 2,
                     "moments are those that norm kept");
-    p.moments = const_cast<void*>(moments->const_data_ptr());
+    const Tensor& t = call.alive.emplace_back(moments->is_contiguous() ? *moments : packed(*moments));
+    p.moments = const_cast<void*>(t.const_data_ptr());
   }
   Tensor dx = call.out(need & 1), dweight = call.lines(p.dweight, need & 2), dbias = call.lines(p.dbias, need & 4);
   call.run(RowMember::norm_back);
@@ -185,9 +185,13 @@ Tensor softmax(const Tensor& x, const Maybe& lo, const Maybe& hi, int64_t outer,
   return y;
 }
 
-Tensor softmax_backward(const Tensor& y, const Tensor& dy, bool logarithm) {
-  Call call(y, 0);
-  call.set(call.p.y, y), call.set(call.p.dy, dy);
+// x: of the logarithm alone.
+Tensor softmax_backward(const Maybe& x, const Maybe& lo, const Maybe& hi, const Tensor& y, const Tensor& dy,
+                        int64_t outer, bool logarithm) {
+  STD_TORCH_CHECK(x || !logarithm, "the gradient of a logarithm asks for x");
+  Call call(y, outer);
+  call.set(call.p.x, x), call.set(call.p.y, y), call.set(call.p.dy, dy);
+  call.bound(call.p.lo, lo), call.bound(call.p.hi, hi);
   call.p.logarithm = logarithm;
   Tensor dx = call.out();
   call.run(RowMember::softmax_back);
@@ -305,7 +309,9 @@ STABLE_TORCH_LIBRARY_FRAGMENT(xfn_cpu, m) {
       "norm_backward(Tensor x, Tensor? weight, Tensor? bias, Tensor dy, Tensor? moments, int outer, float eps, "
       "bool centered, int need) -> (Tensor, Tensor, Tensor)");
   m.def("softmax(Tensor x, Tensor? lo, Tensor? hi, int outer, bool logarithm) -> Tensor");
-  m.def("softmax_backward(Tensor y, Tensor dy, bool logarithm) -> Tensor");
+  m.def(
+      "softmax_backward(Tensor? x, Tensor? lo, Tensor? hi, Tensor y, Tensor dy, int outer, bool logarithm) -> "
+      "Tensor");
   m.def(
       "dropout(Tensor x, Tensor? bias, Tensor? residual, Tensor? key, int outer, int threshold, int activation) -> "
       "Tensor");

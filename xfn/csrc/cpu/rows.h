@@ -44,36 +44,41 @@ template <class T> struct RowTask {
 };
 
 // Σ of each of the vectors that f(i, e, count) gives, over each of `rows`; what lies behind an end must be 0 there. A sum
-// goes `ways` at once, for one would wait for itself; rows do not change what another one comes to.
+// goes `ways` at once, for one would wait for itself; rows do not change what another one comes to. A lane adds FEW
+// numbers and begins anew, for the more there are in a sum of floats, the more digits it loses.
+constexpr long FEW = 64;
 template <class S, int rows, int ways, class F> INLINE auto row_sums(long E, const F& f) {
   constexpr int n = std::tuple_size_v<decltype(f(0, 0, 0))>;
-  Vec<S> sums[rows][n][ways] = {};
-  const auto add = [&](int way, long e, auto count) INLINE_LAMBDA {
+  constexpr long at_once = ways * L<S>;
+  std::array<std::array<double, n>, rows> all = {};
+  for (long e = 0; e < E;) {
+    const long end = std::min(E, e + FEW * at_once);
+    Vec<S> sums[rows][n][ways] = {};
+    const auto add = [&](int way, long e, auto count) INLINE_LAMBDA {
 #pragma GCC unroll 4
-    for (int i = 0; i < rows; i++) {
-      const auto found = f(i, e, count);
-      for (int j = 0; j < n; j++) sums[i][j][way] += found[j];
-    }
-  };
-  const std::integral_constant<int, L<S>> whole;
-  long e = 0;
-  for (; e + ways * L<S> <= E; e += ways * L<S>)
+      for (int i = 0; i < rows; i++) {
+        const auto found = f(i, e, count);
+        for (int j = 0; j < n; j++) sums[i][j][way] += found[j];
+      }
+    };
+    const std::integral_constant<int, L<S>> whole;
+    for (; e + at_once <= end; e += at_once)
 #pragma GCC unroll 4
-    for (int way = 0; way < ways; way++) add(way, e + way * L<S>, whole);
-  for (; e + L<S> <= E; e += L<S>) add(0, e, whole);
-  if (e < E) add(1, e, (int)(E - e));
-  std::array<std::array<S, n>, rows> all;
-  for (int i = 0; i < rows; i++)
-    for (int j = 0; j < n; j++) {
-      const Vec<S>* sum = sums[i][j];
-      if constexpr (ways == 4)
-        all[i][j] = total<S>((sum[0] + sum[1]) + (sum[2] + sum[3]));
-      else
-        all[i][j] = total<S>(sum[0] + sum[1]);
-    }
+      for (int way = 0; way < ways; way++) add(way, e + way * L<S>, whole);
+    for (; e + L<S> <= end; e += L<S>) add(0, e, whole);
+    if (e < end) add(1, e, (int)(end - e)), e = end;
+    for (int i = 0; i < rows; i++)
+      for (int j = 0; j < n; j++) {
+        const Vec<S>* sum = sums[i][j];
+        if constexpr (ways == 4)
+          all[i][j] += total<S>((sum[0] + sum[1]) + (sum[2] + sum[3]));
+        else
+          all[i][j] += total<S>(sum[0] + sum[1]);
+      }
+  }
   return all;
 }
-template <class S, class F> INLINE S row_sum(long E, const F& f) {
+template <class S, class F> INLINE double row_sum(long E, const F& f) {
   return row_sums<S, 1, 4>(E, [&](int, long e, auto count) INLINE_LAMBDA { return std::array{f(e, count)}; })[0][0];
 }
 

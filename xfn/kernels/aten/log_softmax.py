@@ -21,5 +21,5 @@ def forward(x: Group, c: Group) -> tuple[Tensor]:
 def backward(x: Group, c: Group, y: Group, dy: Group, needs: Sequence[bool]) -> list[Maybe]:
     assert y[0] is not None
     out, d = (t.to(wide(y[0].dtype)) for t in (y[0], cotangent(dy[0], y[0])))
-    d = torch.where(out == -torch.inf, 0, d)
+    d = torch.where(hidden(x, c)[0] == -torch.inf, 0, d)  # not where y is: that may have overflowed
     return [fit(d - out.exp() * d.sum(-1, keepdim=True), x[0], needs[0])]
