@@ -88,7 +88,7 @@ def product(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def swiftly(x: Tensor, weight: Tensor | None, bias: Tensor | None = None) -> Tensor | None:
-    """x Wᵀ + b of rows that nothing looks at; else None."""
+    """x Wᵀ + b of rows, in a call that nothing looks at; else None."""
     if type(x) not in TENSORS or weight is None or not overt((x, weight, bias)) or not x.is_cpu:
         return None
     return None if (taken := swift("cpu", "linear")) is None else taken(x, weight, bias)

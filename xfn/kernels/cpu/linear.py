@@ -1,4 +1,4 @@
-"""Maps of many rows in float32, in C++ where its products are faster than torch's: see xfn/csrc/cpu/matmul.h."""
+"""Plain maps in C++, those of many rows in float32 by our own products where they are faster: see xfn/csrc/cpu/matmul.h."""
 
 from .library import detail, swift
 
