@@ -9,8 +9,9 @@ from collections.abc import Callable, Sequence
 from itertools import chain
 
 import torch
-from torch import Tensor, func
+from torch import Tensor
 
+from .functions import backwards
 from .kernel import Grads, Outs, variable
 from .levels import levels
 from .shapes import Operand, Signature, batch_of
@@ -21,10 +22,8 @@ Group = Sequence[Tensor | None]
 
 def pull(f: Function, at: Outs, cotangents: Outs) -> Outs:
     """Jᵀ cotangents, by the gradient with respect to zeros that are added, so that duals and graphs on ``at`` stay."""
-    if levels()[-1:] == ["Vmap"]:  # where nothing can be a leaf; one level further in it can, and all of it ends there
-        dot = lambda *x: sum((y * u).sum() for y, u in zip(f(*x), cotangents, strict=True))
-        mapped: Outs = func.grad(dot, tuple(range(len(at))))(*at)
-        return mapped
+    if levels()[-1:] == ["Vmap"]:  # where nothing can be a leaf; one level further in it can
+        return tuple(backwards(f, at, [True] * len(at), cotangents)[1])  # type: ignore[arg-type]
     again = torch.is_grad_enabled()
     with torch.enable_grad():
         zeros = [variable(torch.zeros_like(t)) for t in at]

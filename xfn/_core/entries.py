@@ -19,7 +19,7 @@ from torch import Tensor
 
 from . import philox
 from .csr import Tables, lines_of
-from .shapes import Shape, broadcast
+from .shapes import Shape, broadcast, whole
 
 Maybe = Tensor | None
 Group = Sequence[Maybe]
@@ -87,11 +87,6 @@ def fit(grads: Sequence[Maybe], x: Group, needs: Sequence[bool]) -> Grads:
         else whole(g, t.shape).sum_to_size(t.shape).to(t.dtype).contiguous()
         for g, t, need in zip(grads, x, needs, strict=True)
     ]
-
-
-def whole(t: Tensor, *shapes: Shape) -> Tensor:
-    """A tensor with the batch of others of its rank, too."""
-    return t.expand(broadcast((tuple(t.shape), *(tuple(s) for s in shapes))))
 
 
 def add(*terms: Maybe) -> Any:

@@ -35,7 +35,7 @@ from .dispatch import OVERRIDE, swift
 from .kernel import Grads, Outs
 from .levels import TENSORS, overt, records
 from .member import Groups, Member, Options, halves
-from .shapes import Signature, broadcast
+from .shapes import Signature, whole
 
 Needs = Sequence[Sequence[bool]]
 
@@ -186,10 +186,8 @@ class Primitive:
 
 def _wide(x: Grads, tx: Grads) -> Grads:
     """Operands with the batch of their tangents, too: what is mapped over tangents alone has a gradient for each."""
-    return [
-        t if t is None or d is None or t.shape == d.shape else t.expand(broadcast((tuple(t.shape), tuple(d.shape))))
-        for t, d in zip(x, tx, strict=True)
-    ]
+    pairs = zip(x, tx, strict=True)
+    return [t if t is None or d is None or t.shape == d.shape else whole(t, d.shape) for t, d in pairs]
 
 
 class Lean(Primitive):

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .shapes import Shape, broadcast
+from .shapes import Shape, broadcast, whole
 
 Maybe = Tensor | None
 
@@ -27,7 +27,7 @@ def passed(d: Tensor, t: Maybe, need: bool) -> Maybe:
     """The gradient of what was added: d itself, in memory of its own and with the batch of its operand."""
     if t is None or not need:
         return None
-    return d.expand(broadcast((tuple(d.shape), tuple(t.shape)))).clone().sum_to_size(t.shape).to(t.dtype)
+    return whole(d, t.shape).clone().sum_to_size(t.shape).to(t.dtype)
 
 
 class Parts(NamedTuple):

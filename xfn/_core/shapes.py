@@ -139,6 +139,11 @@ def broadcast(shapes: Iterable[Shape]) -> Shape:
     return tuple([size.pop() if size else 1 for size in sizes])
 
 
+def whole(t: Tensor, *shapes: Shape) -> Tensor:
+    """A tensor with the batch of others of its rank, too."""
+    return t.expand(broadcast((tuple(t.shape), *(tuple(s) for s in shapes))))
+
+
 def batch_of(operands: Sequence[Operand], tensors: Sequence[Tensor | None]) -> Shape:
     """The broadcast batch of tensors that stand for ``operands``."""
     return broadcast(o.batch(t) for o, t in zip(operands, tensors, strict=True) if t is not None)

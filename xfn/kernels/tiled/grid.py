@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ..._core import philox
 from ..._core.kinds import broken, finite, wide
-from ..._core.shapes import broadcast
+from ..._core.shapes import broadcast, whole
 from ..._core.tables import expand
 
 Maybe = Tensor | None
@@ -356,7 +356,7 @@ class Gradients:
 
 def _fit(value: Tensor, like: Tensor) -> Tensor:
     """``value`` in the shape of ``like``: summed over what that broadcasts, repeated for examples that share it."""
-    return value.expand(broadcast((tuple(value.shape), tuple(like.shape)))).sum_to_size(like.shape)
+    return whole(value, like.shape).sum_to_size(like.shape)
 
 
 def mul(*pairs: tuple[Maybe, Maybe]) -> Any:
